@@ -1,0 +1,1 @@
+"""quorate: an elastic rendezvous."""

@@ -1,0 +1,133 @@
+"""The errors of quorate, one tree.
+
+    RendezvousError
+     ├── RendezvousClosedError          the run was closed; `reason` says why
+     ├── RendezvousTimeoutError         a round did not complete in time
+     │    └── StoreTimeoutError         a key did not appear in time
+     ├── RendezvousConnectionError      the coordinator or backend cannot be reached
+     │    └── RendezvousProtocolError   the other side does not speak our protocol
+     ├── RendezvousStateError           stored bytes are corrupt or of another version
+     ├── RendezvousSettingsError        configuration is wrong, or differs from the run's (R13)
+     ├── RendezvousReplacedError        a newer incarnation of this node took its place (R12)
+     ├── RendezvousLimitError           a limit of the coordinator was reached (R15)
+     └── RendezvousGracefulExitError    a spare is not needed any more: leave, and exit 0
+
+The names are PyTorch's where PyTorch has one. Every message says what happened, why, and what
+to do next. `exit_code` is what the commands of quorate exit with when the error ends them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+__all__ = [
+    "RendezvousClosedError",
+    "RendezvousConnectionError",
+    "RendezvousError",
+    "RendezvousGracefulExitError",
+    "RendezvousLimitError",
+    "RendezvousProtocolError",
+    "RendezvousReplacedError",
+    "RendezvousSettingsError",
+    "RendezvousStateError",
+    "RendezvousTimeoutError",
+    "StoreTimeoutError",
+    "translating",
+]
+
+
+class RendezvousError(Exception):
+    """The base of every error that quorate raises on purpose."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class RendezvousClosedError(RendezvousError):
+    """The run is closed: nobody can join it any more.
+
+    Args:
+        message: What happened, for a person.
+        reason: What was given when the run was closed, empty if nothing was.
+    """
+
+    exit_code = 71
+
+    def __init__(self, message: str = "The rendezvous is closed.", reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RendezvousTimeoutError(RendezvousError):
+    """A rendezvous operation did not finish before its deadline."""
+
+    exit_code = 72
+
+
+class StoreTimeoutError(RendezvousTimeoutError):
+    """A key of a store did not appear before the deadline of the call."""
+
+
+class RendezvousConnectionError(RendezvousError):
+    """The coordinator or the backend could not be reached, or the connection was lost."""
+
+    exit_code = 73
+
+
+class RendezvousProtocolError(RendezvousConnectionError):
+    """The peer sent something that is not the protocol, or speaks another version of it."""
+
+    exit_code = 74
+
+
+class RendezvousStateError(RendezvousError):
+    """The stored state cannot be decoded; nothing was changed."""
+
+    exit_code = 75
+
+
+class RendezvousSettingsError(RendezvousError, ValueError):
+    """A setting is wrong in itself, or differs from the one that the run was started with."""
+
+    exit_code = 76
+
+
+class RendezvousReplacedError(RendezvousError):
+    """A newer incarnation of this node has joined: this one must end (R12)."""
+
+    exit_code = 77
+
+
+class RendezvousLimitError(RendezvousError):
+    """The coordinator refused a request that would exceed one of its limits."""
+
+    exit_code = 78
+
+
+class RendezvousGracefulExitError(RendezvousError):
+    """This node was a spare of a run that has ended: nothing failed, leave with exit code 0."""
+
+    exit_code = 0
+
+
+@contextlib.contextmanager
+def translating(
+    table: Mapping[type[BaseException], type[RendezvousError]], doing: str
+) -> Iterator[None]:
+    """Turn foreign errors into ours at the one edge where they enter.
+
+    Args:
+        table: Foreign error type to the type of this tree that replaces it.
+        doing: What was being done, for the message: ``"reading the state file /x/y"``.
+
+    Raises:
+        RendezvousError: The mapped type, with the foreign error as its cause.
+    """
+    try:
+        yield
+    except tuple(table) as error:
+        for foreign, own in table.items():
+            if isinstance(error, foreign):
+                raise own(f"{doing} failed: {error}") from error
+        raise

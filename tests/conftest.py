@@ -1,0 +1,177 @@
+"""What every test may use, and what every test must leave as it found it.
+
+Fixtures: `until` waits for something that can be observed, `free_port` names a port nobody uses.
+Marker `torch`: the test needs PyTorch; without it the test is skipped with a line that says how
+to get it, and fails when QUORATE_CI is set. A thread or a child process that outlives its test
+fails that test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hypothesis
+import pytest
+
+T = TypeVar("T")
+
+# The same examples in every run, and no limit per example: pytest's own limit is per test.
+hypothesis.settings.register_profile("quorate", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("quorate")
+
+HOW_TO_GET = {"torch": "PyTorch is not installed: `make torch` installs it"}
+
+POLL_INTERVAL_S = 0.005
+LEAK_GRACE_S = 2.0
+
+# Helpers of the multiprocessing module: they serve every later test, and end with pytest.
+SHARED_HELPERS = ("resource_tracker", "forkserver")
+
+
+def missing(package: str) -> bool:
+    """Whether a package that some tests need is not installed."""
+    return importlib.util.find_spec(package) is None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything below tests/e2e is marked so."""
+    folder = Path(__file__).parent / "e2e"
+    for item in items:
+        if item.path.is_relative_to(folder):
+            item.add_marker(pytest.mark.e2e)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs a package which is missing is skipped; in CI it fails."""
+    for package, how in HOW_TO_GET.items():
+        if item.get_closest_marker(package) and missing(package):
+            if "QUORATE_CI" in os.environ:
+                pytest.fail(how, pytrace=False)
+            pytest.skip(how)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A test file that cannot even be imported without a missing package is skipped likewise."""
+    report = yield
+    if report.failed and "QUORATE_CI" not in os.environ:
+        call: Any = getattr(report, "call", None)
+        how = HOW_TO_GET.get(missing_package(call.excinfo.value) or "")
+        if how is not None:
+            report.outcome = "skipped"
+            report.longrepr = (str(collector.path), 1, f"Skipped: {how}")
+    return report
+
+
+def missing_package(error: BaseException | None) -> str | None:
+    """The package whose absence is the cause of an error."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
+            return error.name.partition(".")[0]
+        error = error.__cause__
+    return None
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Wait for a condition: ``until(lambda: server.port, timeout_s=5.0, what="a port")``.
+
+    The value of the predicate is returned as soon as it is true. After `timeout_s` seconds the
+    test fails and names `what` it waited for, and the last value.
+    """
+    return wait_until
+
+
+def wait_until(predicate: Callable[[], T], timeout_s: float = 5.0, what: str = "") -> T:
+    """Return the first true value of `predicate`, asked every few milliseconds."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := predicate()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s} s for {what or 'a condition'}; last value: {value!r}")
+        time.sleep(POLL_INTERVAL_S)
+    return value
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Return a function that names a TCP port nobody listens on, a new one at each call.
+
+    The port is free when it is named, not reserved: where the program under test can listen on
+    port 0 and say which port it got, let it.
+    """
+    named: set[int] = set()
+
+    def name_a_port() -> int:
+        while True:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                port: int = probe.getsockname()[1]
+            if port not in named:
+                named.add(port)
+                return port
+
+    return name_a_port
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Iterator[None]:
+    """Fail a test whose threads or child processes outlive it, and end the processes."""
+    threads_before = set(threading.enumerate())
+    children_before = child_processes()
+    yield
+
+    def leaked() -> list[str]:
+        threads = set(threading.enumerate()) - threads_before
+        return [f"thread {thread.name}" for thread in threads] + [
+            f"process {pid} ({command})"
+            for pid, command in child_processes().items()
+            if pid not in children_before
+        ]
+
+    deadline = time.monotonic() + LEAK_GRACE_S
+    while (left := leaked()) and time.monotonic() < deadline:
+        time.sleep(POLL_INTERVAL_S)
+    for pid in child_processes().keys() - children_before.keys():
+        end_process(pid)
+    if left:
+        pytest.fail("the test left behind: " + ", ".join(left), pytrace=False)
+
+
+def child_processes() -> dict[int, str]:
+    """Return this process's children, ended ones that were not waited for included."""
+    children: dict[int, str] = {}
+    for task in Path("/proc/self/task").glob("*/children"):
+        # A thread can end between the listing and the reading.
+        with contextlib.suppress(OSError):
+            for pid in map(int, task.read_text().split()):
+                children[pid] = command_of(pid)
+    return {
+        pid: command
+        for pid, command in children.items()
+        if not any(helper in command for helper in SHARED_HELPERS)
+    }
+
+
+def command_of(pid: int) -> str:
+    """Return a process's command line, for people."""
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return command.replace(b"\0", b" ").decode(errors="replace").strip() or "ended"
+    return "ended"
+
+
+def end_process(pid: int) -> None:
+    """Kill one child of this process and collect it."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
