@@ -1,0 +1,161 @@
+"""When a round is complete, when its members should meet again, and why not yet (R4, R8, R16)."""
+
+from __future__ import annotations
+
+from quorate.core.action import Action, Decision, RendezvousContext
+from quorate.core.state import WorldName, capacity, room
+
+__all__ = [
+    "completion",
+    "last_call_remaining_s",
+    "may_enter",
+    "newcomers_due_in_s",
+    "nodes_waiting",
+    "regroup_over",
+]
+
+LAST_CALL = "last_call"
+NEWCOMER = "newcomer"
+REGROUP = "regroup"
+
+
+def completion(ctx: RendezvousContext) -> Decision:
+    """Decide whether the open round completes now (R4).
+
+    Returns:
+        `MARK_RENDEZVOUS_COMPLETE`, or `SYNC` with what the round still waits for.
+    """
+    state, settings = ctx.state, ctx.settings
+    joined, wanted = len(state.participants), capacity(state, settings)
+    if joined < settings.min_nodes:
+        missing = settings.min_nodes - joined
+        return _wait("min_nodes", f"waiting for {missing} more {_nodes(missing)} ({_of(ctx)})")
+    if state.held:
+        return _wait("held", f"the operator holds the round open ({_of(ctx)})")
+    if joined >= wanted:
+        return _complete(f"all {wanted} {_nodes(wanted)} are here")
+    if state.survivors:
+        missing = len(state.survivors)
+        return _wait(
+            "survivors", f"waiting for {missing} {_nodes(missing)} of the last world to come back"
+        )
+    if state.regrouping_since is not None and not _still_to_join(ctx):
+        return _complete(f"all {joined} {_nodes(joined)} that are left are back")
+    if last_call_remaining_s(ctx) <= 0:
+        return _complete(f"the last call is over with {_of(ctx)}")
+    return _wait(LAST_CALL, f"last call for more nodes ({_of(ctx)})")
+
+
+def last_call_remaining_s(ctx: RendezvousContext) -> float:
+    """Return how long, in seconds, the last call still lasts; 0 once it is over.
+
+    It runs from the moment at which this observer first saw the deadline (R9).
+    """
+    deadline = ctx.state.deadline
+    if deadline is None:
+        return ctx.settings.timeout.last_call.total_seconds()
+    age_s = ctx.observer.age_s(LAST_CALL, deadline)
+    return max(ctx.settings.timeout.last_call.total_seconds() - age_s, 0.0)
+
+
+def regroup_over(ctx: RendezvousContext) -> bool:
+    """Return whether members that are still missing have had their time to come back (R10)."""
+    state = ctx.state
+    if state.complete or not state.survivors or state.regrouping_since is None:
+        return False
+    age_s = ctx.observer.age_s(REGROUP, state.regrouping_since)
+    return age_s >= ctx.settings.timeout.regroup.total_seconds()
+
+
+def may_enter(ctx: RendezvousContext) -> bool:
+    """Return whether the node may take a place in the open round now (R5).
+
+    Survivors have their places; then come the wait list and the spares, each in order of arrival.
+    """
+    state = ctx.state
+    if ctx.node in state.survivors:
+        return True
+    free = room(state, ctx.settings)
+    if free <= 0:
+        return False
+    ahead = 0
+    for queue in (state.wait_list, state.redundancy_list):
+        for node in queue:
+            if node == ctx.node:
+                return True
+            ahead += 1
+            if ahead == free:
+                return False
+    return True
+
+
+def nodes_waiting(
+    ctx: RendezvousContext, mine: WorldName | None, newcomers_at_once: bool = False
+) -> int:
+    """Return how many nodes give the holder of a world a reason to leave it for the next (R8).
+
+    Args:
+        mine: The world that the node was given last, if any.
+        newcomers_at_once: Count newcomers from their arrival, as the direct way does; otherwise
+            once they fill the world or the first of them has waited for one last call.
+    """
+    state = ctx.state
+    if state.closed:
+        return 0
+    if mine is not None and not _stands(ctx, mine):
+        return max(1, len(state.departed) + len(state.participants) + len(state.wait_list))
+    surplus = max(len(state.participants) - capacity(state, ctx.settings), 0)
+    newcomers = len(state.wait_list) if newcomers_at_once else _newcomers(ctx)
+    return len(state.departed) + surplus + newcomers
+
+
+def newcomers_due_in_s(ctx: RendezvousContext) -> float | None:
+    """Return in how many seconds waiting newcomers alone become a reason to regroup, if ever."""
+    state = ctx.state
+    if not state.complete or not state.wait_list or state.held:
+        return None
+    free = room(state, ctx.settings)
+    if free <= 0:
+        return None
+    if len(state.wait_list) >= free:
+        return 0.0
+    first = next(iter(state.wait_list))
+    age_s = ctx.observer.age_s((NEWCOMER, first), state.wait_list[first])
+    return max(ctx.settings.timeout.last_call.total_seconds() - age_s, 0.0)
+
+
+def _newcomers(ctx: RendezvousContext) -> int:
+    due_in_s = newcomers_due_in_s(ctx)
+    if due_in_s is None or due_in_s > 0:
+        return 0
+    return min(len(ctx.state.wait_list), room(ctx.state, ctx.settings))
+
+
+def _stands(ctx: RendezvousContext, mine: WorldName) -> bool:
+    state = ctx.state
+    return state.complete and state.name == mine and ctx.node in state.participants
+
+
+def _still_to_join(ctx: RendezvousContext) -> int:
+    state = ctx.state
+    return len(state.last_heartbeats) - len(state.participants) - len(state.stragglers)
+
+
+def _complete(reason: str) -> Decision:
+    return Decision(Action.MARK_RENDEZVOUS_COMPLETE, reason, "complete")
+
+
+def _wait(kind: str, reason: str) -> Decision:
+    return Decision(Action.SYNC, reason, kind)
+
+
+def _of(ctx: RendezvousContext) -> str:
+    settings = ctx.settings
+    joined = len(ctx.state.participants)
+    if joined < settings.min_nodes:
+        return f"{joined} of {settings.min_nodes}"
+    return f"{joined} of at most {capacity(ctx.state, settings)}"
+
+
+def _nodes(count: int) -> str:
+    return "node" if count == 1 else "nodes"

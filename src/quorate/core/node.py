@@ -1,0 +1,59 @@
+"""Who takes part: a node's descriptor, and what it says about itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+__all__ = ["NodeDesc", "NodeProfile", "natural_order"]
+
+
+class NodeDesc(msgspec.Struct, frozen=True, order=True, array_like=True, repr_omit_defaults=True):
+    """One life of one node.
+
+    Args:
+        addr: The name or address at which other nodes reach it.
+        pid: The process id of its agent.
+        local_id: A number that is unique within that process.
+        incarnation: Random text, so that a restarted process with the same three values above
+            (process id 1 in every container) is another life (R12).
+    """
+
+    addr: str
+    pid: int
+    local_id: int
+    incarnation: str = ""
+
+    def __repr__(self) -> str:
+        return f"{self.addr}_{self.pid}_{self.local_id}"
+
+
+class NodeProfile(msgspec.Struct, frozen=True, array_like=True):
+    """What a node says about itself when it joins.
+
+    Args:
+        node_id: An identity that outlives the process, empty if it has none (R12).
+        rank_hint: The index that a scheduler gave it, for the rank policy ``hint`` (R3).
+        labels: Free words by name; ``block`` is read by the rank policy ``topology``.
+        port: A port that was free on the node when it joined, for the workers' own bootstrap.
+        slots: How many workers it runs, so that every worker's rank follows from the world.
+    """
+
+    node_id: str = ""
+    rank_hint: int | None = None
+    labels: dict[str, str] = {}
+    port: int = 0
+    slots: int = 1
+
+
+def natural_order(node: NodeDesc) -> tuple[Any, ...]:
+    """Return a sort key under which node2 comes before node10 (R3)."""
+    return (natural_text(node.addr), node.pid, node.local_id, node.incarnation)
+
+
+def natural_text(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key for text in which runs of digits compare as numbers."""
+    parts = re.split(r"([0-9]+)", text)
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts)

@@ -1,0 +1,72 @@
+"""How old something is, judged on one's own clock only (R9)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from datetime import datetime
+from typing import NamedTuple
+
+from quorate.clock import Clock
+
+__all__ = ["Observer"]
+
+
+class _Sight(NamedTuple):
+    value: object
+    seen_s: float
+    attended_s: float
+
+
+class Observer:
+    """Remembers when it first saw each value, and for how long it has really been watching.
+
+    A value's age is the time since this observer first saw it, never the difference between a
+    foreign stamp and the own clock. Life is judged on attended time: a stretch in which the
+    observer itself was away (frozen, starved, without a backend) counts for `gap_max_s` only.
+
+    Args:
+        clock: The clock of this observer.
+        gap_max_s: The longest time between two calls of `tick` that counts as watching.
+    """
+
+    def __init__(self, clock: Clock, gap_max_s: float = 1.0) -> None:
+        self._clock = clock
+        self._gap_max_s = gap_max_s
+        self._now_s = clock.monotonic()
+        self._attended_s = 0.0
+        self._sights: dict[Hashable, _Sight] = {}
+
+    @property
+    def now_s(self) -> float:
+        """Return the monotonic time of the last tick, in seconds."""
+        return self._now_s
+
+    def stamp(self) -> datetime:
+        """Return a moment to mark a value with."""
+        return self._clock.now()
+
+    def tick(self) -> None:
+        """Read the clock; call it when the state has just been seen, before judging it."""
+        now_s = self._clock.monotonic()
+        self._attended_s += min(max(now_s - self._now_s, 0.0), self._gap_max_s)
+        self._now_s = now_s
+
+    def age_s(self, what: Hashable, value: object) -> float:
+        """Return how long ago, in seconds, this value of `what` was first seen."""
+        return self._now_s - self._sight(what, value).seen_s
+
+    def silence_s(self, what: Hashable, value: object) -> float:
+        """Return for how much attended time, in seconds, `what` has not changed."""
+        return self._attended_s - self._sight(what, value).attended_s
+
+    def forget_all_but(self, kept: Iterable[Hashable]) -> None:
+        """Drop what is no longer in the state, so that the memory stays bounded by it."""
+        keep = set(kept)
+        self._sights = {what: sight for what, sight in self._sights.items() if what in keep}
+
+    def _sight(self, what: Hashable, value: object) -> _Sight:
+        sight = self._sights.get(what)
+        if sight is None or sight.value != value:
+            sight = _Sight(value, self._now_s, self._attended_s)
+            self._sights[what] = sight
+        return sight

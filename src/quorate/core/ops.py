@@ -1,0 +1,199 @@
+"""What a node wants, as functions of the state: each call decides on one next action.
+
+An operation is called as `op(ctx, deadline)` again and again, with its action carried out in
+between, until it says `FINISH` or an error. `deadline` is in seconds on the observer's clock.
+"""
+
+from __future__ import annotations
+
+from quorate.core.action import Action, Decision, RendezvousContext
+from quorate.core.completion import completion, may_enter
+from quorate.core.state import WorldName, room
+from quorate.errors import RendezvousGracefulExitError, RendezvousReplacedError
+
+__all__ = [
+    "RendezvousCloseOp",
+    "RendezvousExitOp",
+    "RendezvousJoinOp",
+    "RendezvousKeepAliveOp",
+]
+
+# After its deadline an operation takes back what it had done for this long; later than that it
+# leaves the rest to the loss of its heartbeat.
+ROLLBACK_S = 5.0
+
+
+class RendezvousJoinOp:
+    """Join a round, and wait until it is complete.
+
+    Args:
+        after: The world that the node was given last; a round later than that is wanted. With
+            it, a repeated call is recognised as the same one, and a new one as a return (R14).
+    """
+
+    def __init__(self, after: WorldName | None = None) -> None:
+        self._after = after
+
+    def __call__(self, ctx: RendezvousContext, deadline: float) -> Decision:
+        """Decide on the next step.
+
+        Raises:
+            RendezvousGracefulExitError: The run was closed while the node was a spare.
+            RendezvousReplacedError: A newer incarnation of the node has joined (R12).
+            RendezvousSettingsError: The node's settings differ from the run's (R13).
+        """
+        state, node = ctx.state, ctx.node
+        _require_present_incarnation(ctx)
+        if state.closed:
+            return _closed(ctx)
+        if state.agreed is not None and state.last_heartbeats:
+            state.agreed.require_same(ctx.settings.run_id, ctx.settings.agreed)
+        if state.complete and node in state.participants and state.name != self._after:
+            return Decision(Action.FINISH, f"round {state.round} is complete", "complete")
+        if node in state.redundancy_list:
+            return _as_spare(ctx)
+        if ctx.observer.now_s > deadline:
+            return _timed_out(ctx, deadline)
+        if state.complete:
+            return self._towards_next_round(ctx)
+        if node in state.participants:
+            return _unless_beat_is_due(ctx, completion(ctx))
+        if may_enter(ctx):
+            return Decision(Action.ADD_TO_PARTICIPANTS, f"joins round {state.round}", "join")
+        return _wait_in_line(ctx)
+
+    def _towards_next_round(self, ctx: RendezvousContext) -> Decision:
+        if ctx.node in ctx.state.participants:
+            reason = f"comes back from round {ctx.state.round} to regroup"
+            return Decision(Action.ADD_TO_PARTICIPANTS, reason, "join")
+        return _wait_in_line(ctx)
+
+
+class RendezvousExitOp:
+    """Leave the run: the others are told, and go on without this node (R7)."""
+
+    def __call__(self, ctx: RendezvousContext, deadline: float) -> Decision:
+        """Decide on the next step."""
+        action = _leaving_action(ctx)
+        if action is None:
+            return Decision(Action.FINISH, "is not in the run", "left")
+        if ctx.observer.now_s > deadline:
+            return Decision(Action.ERROR_TIMEOUT, "could not leave in time", "timeout")
+        return Decision(action, "left", "left")
+
+
+class RendezvousCloseOp:
+    """Close the run: no round of it will ever complete again. The first reason wins (R7).
+
+    Args:
+        reason: Why, for everyone who is turned away from now on.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        self._reason = reason
+
+    def __call__(self, ctx: RendezvousContext, deadline: float) -> Decision:
+        """Decide on the next step."""
+        if ctx.state.closed:
+            return Decision(Action.FINISH, ctx.state.closed_reason, "closed")
+        if ctx.observer.now_s > deadline:
+            return Decision(Action.ERROR_TIMEOUT, "could not close the run in time", "timeout")
+        reason = self._reason or f"closed by {ctx.node}"
+        return Decision(Action.MARK_RENDEZVOUS_CLOSED, reason, "closed")
+
+
+class RendezvousKeepAliveOp:
+    """Say that the node is alive, if it is attached and its last word is old enough."""
+
+    def __call__(self, ctx: RendezvousContext, deadline: float) -> Decision:
+        """Decide on the next step."""
+        if not _beat_is_due(ctx):
+            return Decision(Action.FINISH, "no heartbeat is due", "alive")
+        if ctx.observer.now_s > deadline:
+            return Decision(Action.ERROR_TIMEOUT, "could not send a heartbeat in time", "timeout")
+        return Decision(Action.KEEP_ALIVE, "a heartbeat is due", "alive")
+
+
+def _require_present_incarnation(ctx: RendezvousContext) -> None:
+    newer = ctx.state.replaced.get(ctx.node)
+    if newer is not None:
+        raise RendezvousReplacedError(
+            f"The node '{ctx.profile.node_id}' has joined the run '{ctx.settings.run_id}' again as "
+            f"{newer}: this incarnation ({ctx.node}) must end. If two machines were given the same "
+            f"node id, give each its own."
+        )
+
+
+def _closed(ctx: RendezvousContext) -> Decision:
+    reason = ctx.state.closed_reason
+    if ctx.node in ctx.state.redundancy_list:
+        raise RendezvousGracefulExitError(
+            f"The run '{ctx.settings.run_id}' has ended ({reason}) and {ctx.node} was not needed."
+        )
+    return Decision(Action.ERROR_CLOSED, reason, "closed")
+
+
+def _as_spare(ctx: RendezvousContext) -> Decision:
+    """A spare waits without a deadline, until a place falls free (R6)."""
+    state = ctx.state
+    free = may_enter(ctx) if not state.complete else _next_in_line(ctx)
+    if free:
+        return Decision(Action.REMOVE_FROM_REDUNDANCY_LIST, "a place is free", "promoted")
+    spares = len(state.redundancy_list)
+    reason = f"waiting as one of {spares} spare(s) until a place falls free"
+    return _unless_beat_is_due(ctx, Decision(Action.SYNC, reason, "spare"))
+
+
+def _next_in_line(ctx: RendezvousContext) -> bool:
+    free = room(ctx.state, ctx.settings) - len(ctx.state.wait_list)
+    return free > 0 and may_enter(ctx)
+
+
+def _timed_out(ctx: RendezvousContext, deadline: float) -> Decision:
+    """Take back what was done, then give up. It never closes the run (R7)."""
+    reason = completion(ctx).reason if not ctx.state.complete else "waiting for the next round"
+    if ctx.observer.now_s <= deadline + ROLLBACK_S:
+        action = _leaving_action(ctx)
+        if action is not None:
+            return Decision(action, f"gave up: {reason}", "timeout")
+    return Decision(Action.ERROR_TIMEOUT, reason, "timeout")
+
+
+def _wait_in_line(ctx: RendezvousContext) -> Decision:
+    """Stand in the wait list while there is room in the next round, else among the spares (R6)."""
+    state = ctx.state
+    if ctx.node in state.wait_list:
+        reason = (
+            f"round {state.round} is under way without this node; waiting for the next "
+            f"({len(state.wait_list)} waiting)"
+        )
+        return _unless_beat_is_due(ctx, Decision(Action.SYNC, reason, "next_round"))
+    if room(state, ctx.settings) > len(state.wait_list):
+        return Decision(Action.ADD_TO_WAIT_LIST, "waits for the next round", "next_round")
+    return Decision(Action.ADD_TO_REDUNDANCY_LIST, "the world is full; waits as a spare", "spare")
+
+
+def _leaving_action(ctx: RendezvousContext) -> Action | None:
+    state, node = ctx.state, ctx.node
+    if node in state.participants or node in state.survivors:
+        return Action.REMOVE_FROM_PARTICIPANTS
+    if node in state.redundancy_list:
+        return Action.REMOVE_FROM_REDUNDANCY_LIST
+    if node in state.wait_list or node in state.last_heartbeats:
+        return Action.REMOVE_FROM_WAIT_LIST
+    return None
+
+
+def _beat_is_due(ctx: RendezvousContext) -> bool:
+    """Return whether half a keep-alive interval has gone by since the node's last word (R11)."""
+    last = ctx.state.last_heartbeats.get(ctx.node)
+    if last is None:
+        return False
+    age_s = ctx.observer.age_s(("beat", ctx.node), last)
+    return age_s >= ctx.settings.keep_alive_interval.total_seconds() / 2
+
+
+def _unless_beat_is_due(ctx: RendezvousContext, decision: Decision) -> Decision:
+    if decision.action is Action.SYNC and _beat_is_due(ctx):
+        return Decision(Action.KEEP_ALIVE, decision.reason, decision.kind)
+    return decision

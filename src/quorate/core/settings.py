@@ -1,0 +1,207 @@
+"""What a run was started with, and the part of it on which all nodes must agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, ClassVar
+
+import msgspec
+
+from quorate.errors import RendezvousSettingsError
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "RANK_POLICIES",
+    "AgreedSettings",
+    "RendezvousSettings",
+    "RendezvousTimeout",
+]
+
+PROTOCOL_VERSION = 1
+RANK_POLICIES = ("stable", "sorted", "hint", "topology")
+
+
+class RendezvousTimeout:
+    """How long the steps of a rendezvous may take.
+
+    Args:
+        join: From a node's call until its round is complete (default 600 s).
+        last_call: How long a round that has enough nodes stays open for more (default 30 s).
+        close: For a call to close the run to be stored (default 30 s).
+        heartbeat: For one keep-alive to be stored (default 5 s).
+        regroup: From the first member's return until members that are still missing lose their
+            places (R10; default 60 s, because stopping workers takes up to 30).
+
+    Raises:
+        ValueError: A timeout is zero or negative.
+    """
+
+    _DEFAULTS: ClassVar[dict[str, timedelta]] = {
+        "join": timedelta(seconds=600),
+        "last_call": timedelta(seconds=30),
+        "close": timedelta(seconds=30),
+        "heartbeat": timedelta(seconds=5),
+        "regroup": timedelta(seconds=60),
+    }
+
+    join: timedelta
+    last_call: timedelta
+    close: timedelta
+    heartbeat: timedelta
+    regroup: timedelta
+
+    def __init__(
+        self,
+        join: timedelta | None = None,
+        last_call: timedelta | None = None,
+        close: timedelta | None = None,
+        heartbeat: timedelta | None = None,
+        regroup: timedelta | None = None,
+    ) -> None:
+        given = {
+            "join": join,
+            "last_call": last_call,
+            "close": close,
+            "heartbeat": heartbeat,
+            "regroup": regroup,
+        }
+        for name, default in self._DEFAULTS.items():
+            value = given[name]
+            if value is None:
+                value = default
+            if value <= timedelta(0):
+                raise ValueError(f"The {name} timeout ({value}) must be positive.")
+            setattr(self, name, value)
+
+
+@dataclass(frozen=True)
+class RendezvousSettings:
+    """The settings of one node's rendezvous.
+
+    Args:
+        run_id: The name of the run.
+        min_nodes: A round never completes with fewer.
+        max_nodes: A round never has more.
+        timeout: How long each step may take.
+        keep_alive_interval: How often a node says that it is alive.
+        keep_alive_max_attempt: After this many silent intervals a node is lost (R8).
+        rank_policy: One of `RANK_POLICIES` (R3).
+        reconnect_grace: How long a node whose connection ended may take to come back (R8).
+
+    Raises:
+        RendezvousSettingsError: A value is out of range; it is a `ValueError` too.
+    """
+
+    run_id: str
+    min_nodes: int
+    max_nodes: int
+    timeout: RendezvousTimeout = field(default_factory=RendezvousTimeout)
+    keep_alive_interval: timedelta = timedelta(seconds=5)
+    keep_alive_max_attempt: int = 3
+    rank_policy: str = "stable"
+    reconnect_grace: timedelta = timedelta(seconds=2)
+
+    def __post_init__(self) -> None:
+        if not self.run_id:
+            raise RendezvousSettingsError("The run id must be a non-empty string.")
+        if self.min_nodes < 1:
+            raise RendezvousSettingsError(
+                f"The minimum number of nodes ({self.min_nodes}) must be greater than zero."
+            )
+        if self.max_nodes < self.min_nodes:
+            raise RendezvousSettingsError(
+                f"The maximum number of nodes ({self.max_nodes}) must not be less than the "
+                f"minimum number of nodes ({self.min_nodes})."
+            )
+        if self.keep_alive_interval <= timedelta(0) or self.keep_alive_max_attempt < 1:
+            raise RendezvousSettingsError(
+                f"The keep-alive interval ({self.keep_alive_interval}) and its number of attempts "
+                f"({self.keep_alive_max_attempt}) must be positive."
+            )
+        if self.rank_policy not in RANK_POLICIES:
+            raise RendezvousSettingsError(
+                f"The rank policy '{self.rank_policy}' is unknown: use one of "
+                f"{', '.join(RANK_POLICIES)}."
+            )
+
+    @property
+    def silence_s(self) -> float:
+        """Return how long, in seconds, a node may be silent before it is lost (R8)."""
+        return self.keep_alive_interval.total_seconds() * self.keep_alive_max_attempt
+
+    @cached_property
+    def agreed(self) -> AgreedSettings:
+        """The part of the settings that must be the same on every node (R13)."""
+        return AgreedSettings(
+            protocol_version=PROTOCOL_VERSION,
+            min_nodes=self.min_nodes,
+            max_nodes=self.max_nodes,
+            join_timeout=self.timeout.join.total_seconds(),
+            last_call_timeout=self.timeout.last_call.total_seconds(),
+            regroup_timeout=self.timeout.regroup.total_seconds(),
+            keep_alive_interval=self.keep_alive_interval.total_seconds(),
+            keep_alive_max_attempt=self.keep_alive_max_attempt,
+            rank_policy=self.rank_policy,
+            reconnect_grace=self.reconnect_grace.total_seconds(),
+        )
+
+
+class AgreedSettings(msgspec.Struct, frozen=True):
+    """The settings on which all nodes of a run agree, in seconds (R13).
+
+    The field names are the configuration keys, so that a refusal names what to change.
+    """
+
+    protocol_version: int
+    min_nodes: int
+    max_nodes: int
+    join_timeout: float
+    last_call_timeout: float
+    regroup_timeout: float
+    keep_alive_interval: float
+    keep_alive_max_attempt: int
+    rank_policy: str
+    reconnect_grace: float
+
+    def require_same(self, run_id: str, own: AgreedSettings) -> None:
+        """Refuse a node whose settings differ from the run's.
+
+        Args:
+            run_id: The name of the run, for the message.
+            own: What the joining node was given.
+
+        Raises:
+            RendezvousSettingsError: It names every differing key with both values.
+        """
+        if self == own:
+            return
+        theirs: dict[str, Any] = msgspec.structs.asdict(self)
+        ours: dict[str, Any] = msgspec.structs.asdict(own)
+        differing = [
+            f"{key} is {theirs[key]} in the run, {ours[key]} here"
+            for key in theirs
+            if theirs[key] != ours[key]
+        ]
+        raise RendezvousSettingsError(
+            f"The settings of this node differ from those of the run '{run_id}': "
+            f"{'; '.join(differing)}. Start all nodes of a run with the same settings."
+        )
+
+    def to_settings(self, run_id: str) -> RendezvousSettings:
+        """Return the settings of a run that was agreed by others, as a coordinator needs them."""
+        return RendezvousSettings(
+            run_id=run_id,
+            min_nodes=self.min_nodes,
+            max_nodes=self.max_nodes,
+            timeout=RendezvousTimeout(
+                join=timedelta(seconds=self.join_timeout),
+                last_call=timedelta(seconds=self.last_call_timeout),
+                regroup=timedelta(seconds=self.regroup_timeout),
+            ),
+            keep_alive_interval=timedelta(seconds=self.keep_alive_interval),
+            keep_alive_max_attempt=self.keep_alive_max_attempt,
+            rank_policy=self.rank_policy,
+            reconnect_grace=timedelta(seconds=self.reconnect_grace),
+        )

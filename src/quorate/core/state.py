@@ -1,0 +1,209 @@
+"""What all nodes of a run share, and the record of a completed round."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import AgreedSettings, RendezvousSettings
+
+__all__ = ["Place", "RendezvousState", "World", "WorldName", "capacity", "check", "room"]
+
+
+class WorldName(NamedTuple):
+    """What a world is called: the epoch of the run's state, and the round in it."""
+
+    epoch: str
+    round: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.round}"
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """One member's place in a world: all that it needs to know, of a size that does not grow.
+
+    Args:
+        epoch: The epoch of the world.
+        round: The round of the world.
+        rank: This member's rank.
+        size: The number of members.
+        digest: The digest of the whole record, to compare with other members'.
+        leader_addr: The address of rank 0.
+        leader_port: A port that was free on rank 0 when it joined.
+        first_worker: The rank of this member's first worker.
+        workers: The number of workers in the world.
+    """
+
+    epoch: str
+    round: int
+    rank: int
+    size: int
+    digest: str
+    leader_addr: str
+    leader_port: int
+    first_worker: int
+    workers: int
+
+    @property
+    def world(self) -> WorldName:
+        """Return the name of the world."""
+        return WorldName(self.epoch, self.round)
+
+
+class World(msgspec.Struct, frozen=True):
+    """The record of a completed round. Nothing edits it, a later loss least of all (R1).
+
+    Args:
+        epoch: The epoch of the state in which the round was completed.
+        round: The number of the round.
+        members: The nodes, in the order of their ranks.
+        profiles: What each of them said about itself, in the same order.
+    """
+
+    epoch: str
+    round: int
+    members: tuple[NodeDesc, ...]
+    profiles: tuple[NodeProfile, ...]
+
+    @property
+    def name(self) -> WorldName:
+        """Return the name of the world."""
+        return WorldName(self.epoch, self.round)
+
+    def digest(self) -> str:
+        """Return a short fingerprint of the record; equal records have equal digests."""
+        body = msgspec.msgpack.encode((self.epoch, self.round, self.members))
+        return hashlib.blake2b(body, digest_size=8).hexdigest()
+
+    def places(self) -> dict[NodeDesc, Place]:
+        """Return every member's place."""
+        digest = self.digest()
+        workers = sum(profile.slots for profile in self.profiles)
+        places: dict[NodeDesc, Place] = {}
+        first_worker = 0
+        for rank, (node, profile) in enumerate(zip(self.members, self.profiles, strict=True)):
+            places[node] = Place(
+                epoch=self.epoch,
+                round=self.round,
+                rank=rank,
+                size=len(self.members),
+                digest=digest,
+                leader_addr=self.members[0].addr,
+                leader_port=self.profiles[0].port,
+                first_worker=first_worker,
+                workers=workers,
+            )
+            first_worker += profile.slots
+        return places
+
+
+class RendezvousState(msgspec.Struct):
+    """The shared state of a run. Only `quorate.core.transitions` changes it.
+
+    The times in it are identities of moments, set by the one that wrote them; nobody compares
+    them with a clock of its own (R9).
+
+    Args:
+        epoch: Random text, minted when the state was created rather than loaded (R2).
+        round: The round that is complete, or being filled.
+        complete: Whether the round is complete.
+        deadline: When the last call ends, once there are enough participants.
+        closed: Whether the run is over.
+        closed_reason: Why, in the words of the first one that closed it (R7).
+        participants: The nodes in the round with their ranks; the ranks count once complete.
+        wait_list: Newcomers for whom there is room in the next round, in order of arrival.
+        redundancy_list: Spares, in order of arrival.
+        last_heartbeats: Every attached node with the moment of its last sign of life.
+        profiles: What each attached node said about itself.
+        agreed: The settings of the run, as its first node gave them (R13).
+        world: The last completed world.
+        survivors: While regrouping, members of the last world that are still to come back, with
+            their old ranks. Their places are kept (R5).
+        regrouping_since: The moment at which the regroup began (R10).
+        stragglers: Attached members that did not come back in time and lost their places.
+        departed: Members that the last world has lost, with the reason.
+        identities: Explicit node ids, each with its present incarnation (R12).
+        replaced: Former incarnations whose requests must end, oldest first.
+        desired_nodes: The size that the operator wants, if any (R4).
+        held: Whether the operator holds the round open.
+    """
+
+    epoch: str = ""
+    round: int = 0
+    complete: bool = False
+    deadline: datetime | None = None
+    closed: bool = False
+    closed_reason: str = ""
+    participants: dict[NodeDesc, int] = {}
+    wait_list: dict[NodeDesc, datetime] = {}
+    redundancy_list: dict[NodeDesc, datetime] = {}
+    last_heartbeats: dict[NodeDesc, datetime] = {}
+    profiles: dict[NodeDesc, NodeProfile] = {}
+    agreed: AgreedSettings | None = None
+    world: World | None = None
+    survivors: dict[NodeDesc, int] = {}
+    regrouping_since: datetime | None = None
+    stragglers: dict[NodeDesc, datetime] = {}
+    departed: dict[NodeDesc, str] = {}
+    identities: dict[str, NodeDesc] = {}
+    replaced: dict[NodeDesc, str] = {}
+    desired_nodes: int | None = None
+    held: bool = False
+
+    @property
+    def name(self) -> WorldName:
+        """Return the name that the round's world has, or will have."""
+        return WorldName(self.epoch, self.round)
+
+
+def capacity(state: RendezvousState, settings: RendezvousSettings) -> int:
+    """Return how many nodes the round is meant to have: the operator's wish, within limits (R4)."""
+    if state.desired_nodes is None:
+        return settings.max_nodes
+    return max(settings.min_nodes, min(state.desired_nodes, settings.max_nodes))
+
+
+def room(state: RendezvousState, settings: RendezvousSettings) -> int:
+    """Return how many places are neither taken nor kept for a survivor (R5)."""
+    return capacity(state, settings) - len(state.participants) - len(state.survivors)
+
+
+def check(state: RendezvousState, settings: RendezvousSettings) -> None:
+    """Check the invariants that hold after every transition; tests call it after every step.
+
+    Raises:
+        AssertionError: An invariant is broken; it names the rule.
+    """
+    lists = (
+        state.participants,
+        state.wait_list,
+        state.redundancy_list,
+        state.survivors,
+        state.stragglers,
+    )
+    placed = [node for members in lists for node in members]
+    assert len(placed) == len(set(placed)), "R6: a node stands in two lists"
+    assert state.last_heartbeats.keys() >= set(placed), "R8: a node in a list is not attached"
+    assert state.last_heartbeats.keys() == state.profiles.keys(), "a profile is missing or left"
+    assert state.departed.keys().isdisjoint(state.participants) or not state.complete, "R1"
+    assert len(state.participants) <= settings.max_nodes, "R2: more participants than max_nodes"
+    assert not (state.complete and state.survivors), "R5: survivors awaited in a complete round"
+    if state.complete:
+        _check_complete(state, settings)
+
+
+def _check_complete(state: RendezvousState, settings: RendezvousSettings) -> None:
+    world = state.world
+    assert world is not None and world.name == state.name, "R1: a complete round has its world"
+    assert settings.min_nodes <= len(world.members) <= settings.max_nodes, "R2: size"
+    assert len(set(world.members)) == len(world.members), "R2: a member twice"
+    assert state.participants, "a complete round without participants should have moved on"
+    for node, rank in state.participants.items():
+        assert world.members[rank] == node, "R2: a rank differs from the record"
+    missing = set(world.members) - state.participants.keys()
+    assert missing == state.departed.keys() & set(world.members), "R8: a loss that is not told"
