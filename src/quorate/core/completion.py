@@ -6,6 +6,7 @@ from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.state import WorldName, capacity, room
 
 __all__ = [
+    "NEWCOMER",
     "completion",
     "last_call_remaining_s",
     "may_enter",
@@ -27,6 +28,8 @@ def completion(ctx: RendezvousContext) -> Decision:
     """
     state, settings = ctx.state, ctx.settings
     joined, wanted = len(state.participants), capacity(state, settings)
+    # Asked before anything else: the last call counts from the first sight of its deadline.
+    last_call_s = last_call_remaining_s(ctx)
     if joined < settings.min_nodes:
         missing = settings.min_nodes - joined
         return _wait("min_nodes", f"waiting for {missing} more {_nodes(missing)} ({_of(ctx)})")
@@ -41,7 +44,7 @@ def completion(ctx: RendezvousContext) -> Decision:
         )
     if state.regrouping_since is not None and not _still_to_join(ctx):
         return _complete(f"all {joined} {_nodes(joined)} that are left are back")
-    if last_call_remaining_s(ctx) <= 0:
+    if last_call_s <= 0:
         return _complete(f"the last call is over with {_of(ctx)}")
     return _wait(LAST_CALL, f"last call for more nodes ({_of(ctx)})")
 

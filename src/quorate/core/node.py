@@ -54,6 +54,16 @@ def natural_order(node: NodeDesc) -> tuple[Any, ...]:
 
 
 def natural_text(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a sort key for text in which runs of digits compare as numbers."""
+    """Return a sort key for text in which runs of digits compare as numbers.
+
+    Different texts have different keys, so that the order never depends on chance.
+    """
     parts = re.split(r"([0-9]+)", text)
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts)
+    key = [_digits(part) if index % 2 else (1, 0, part) for index, part in enumerate(parts)]
+    return (*key, (-1, 0, text))
+
+
+def _digits(part: str) -> tuple[int, int, str]:
+    """Compare as numbers do, of any length: `int` refuses long ones, and the text is a peer's."""
+    number = part.lstrip("0")
+    return (0, len(number), number)

@@ -55,6 +55,10 @@ class Observer:
         """Return how long ago, in seconds, this value of `what` was first seen."""
         return self._now_s - self._sight(what, value).seen_s
 
+    def beat_age_s(self, node: Hashable, value: object) -> float:
+        """Return how long ago, in seconds, a node's own last heartbeat was first seen."""
+        return self.age_s(("beat", node), value)
+
     def silence_s(self, what: Hashable, value: object) -> float:
         """Return for how much attended time, in seconds, `what` has not changed."""
         return self._attended_s - self._sight(what, value).attended_s

@@ -168,7 +168,8 @@ def _wait_in_line(ctx: RendezvousContext) -> Decision:
             f"({len(state.wait_list)} waiting)"
         )
         return _unless_beat_is_due(ctx, Decision(Action.SYNC, reason, "next_round"))
-    if room(state, ctx.settings) > len(state.wait_list):
+    ahead = len(state.wait_list) + len(state.redundancy_list)
+    if room(state, ctx.settings) > ahead:
         return Decision(Action.ADD_TO_WAIT_LIST, "waits for the next round", "next_round")
     return Decision(Action.ADD_TO_REDUNDANCY_LIST, "the world is full; waits as a spare", "spare")
 
@@ -189,7 +190,7 @@ def _beat_is_due(ctx: RendezvousContext) -> bool:
     last = ctx.state.last_heartbeats.get(ctx.node)
     if last is None:
         return False
-    age_s = ctx.observer.age_s(("beat", ctx.node), last)
+    age_s = ctx.observer.beat_age_s(ctx.node, last)
     return age_s >= ctx.settings.keep_alive_interval.total_seconds() / 2
 
 

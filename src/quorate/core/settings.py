@@ -120,6 +120,10 @@ class RendezvousSettings:
                 f"The keep-alive interval ({self.keep_alive_interval}) and its number of attempts "
                 f"({self.keep_alive_max_attempt}) must be positive."
             )
+        if self.reconnect_grace < timedelta(0):
+            raise RendezvousSettingsError(
+                f"The reconnect grace ({self.reconnect_grace}) must not be negative."
+            )
         if self.rank_policy not in RANK_POLICIES:
             raise RendezvousSettingsError(
                 f"The rank policy '{self.rank_policy}' is unknown: use one of "

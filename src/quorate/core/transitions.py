@@ -198,6 +198,7 @@ def drop_stragglers(state: RendezvousState, observer: Observer) -> list[NodeDesc
         state.departed[node] = "did not come back to regroup in time"
         state.stragglers[node] = observer.stamp()
     state.survivors = {}
+    _end_regroup_of_nobody(state)
     return late
 
 
@@ -214,8 +215,12 @@ def _open_next_round(state: RendezvousState, observer: Observer) -> None:
 def _shrink_open_round(state: RendezvousState, settings: RendezvousSettings) -> None:
     if len(state.participants) < settings.min_nodes:
         state.deadline = None
+    _end_regroup_of_nobody(state)
+
+
+def _end_regroup_of_nobody(state: RendezvousState) -> None:
+    """Let whoever comes next start afresh, with a last call, if nobody is left to regroup."""
     if not state.participants and not state.survivors:
-        # Nobody is left to regroup: whoever comes next starts afresh, with a last call.
         state.regrouping_since = None
 
 

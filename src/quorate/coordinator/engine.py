@@ -1,0 +1,473 @@
+"""The coordinator without its sockets: messages and ticks in, batches and sends out. Pure.
+
+How to drive it, as `server` and the simulator do:
+
+    engine = Engine(ledger.load(), clock, mint)
+    engine.opened(connection)                     a peer has connected
+    engine.receive(connection, message)           for each decoded request
+    engine.closed(connection, finished)           its connection is gone
+    engine.tick()                                 several times a second
+
+    batch = engine.take_batch()                   then, whenever something was handed in
+    ledger.commit(batch.changes)                  if there is one: store it, retry until stored
+    engine.settle(batch)                          and only now are its answers let out
+    for send in engine.take_sends(): ...
+
+While a batch is being stored, requests queue up and become the next batch: one write for many
+agents (group commit). Nobody is answered from a state that is not stored (R14), pongs excepted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from heapq import heappop, heappush
+from itertools import count
+from typing import NamedTuple
+
+import msgspec
+
+from quorate.clock import Clock
+from quorate.codec import decode_state, encode_state
+from quorate.coordinator.outbox import Outbox, Send
+from quorate.coordinator.records import EntryKey, parse_key, run_key, seen_key
+from quorate.coordinator.run import Run
+from quorate.coordinator.session import Session
+from quorate.coordinator.status import report
+from quorate.coordinator.store import RunStore
+from quorate.core.observer import Observer
+from quorate.core.settings import PROTOCOL_VERSION
+from quorate.core.state import RendezvousState
+from quorate.errors import RendezvousError, RendezvousLimitError, RendezvousProtocolError
+from quorate.wire.messages import (
+    ROLE_AGENT,
+    ROLE_OPERATOR,
+    ROLE_STORE,
+    AddNumber,
+    CheckKeys,
+    Close,
+    CompareSet,
+    CountKeys,
+    DeleteKey,
+    GetValue,
+    GetWorld,
+    Hello,
+    Join,
+    Leave,
+    Ping,
+    Pong,
+    Refused,
+    Report,
+    Request,
+    SetValue,
+    Status,
+    WaitKeys,
+    Welcome,
+    WorldRecord,
+    failure,
+)
+
+__all__ = ["Batch", "Engine"]
+
+# A judge that was away for longer than this does not count the time (R9).
+GAP_MAX_S = 1.0
+
+# What is kept of a run that nobody is attached to, for latecomers: how a closed one ended, and
+# the worlds of an open one. The join timeout's default: nobody waits longer than that.
+CLOSED_KEPT_S = 600.0
+IDLE_KEPT_S = 3600.0
+
+RUNS_MAX = 10_000
+RUN_ID_CHARACTERS_MAX = 256
+
+_STORE_REQUESTS = (
+    SetValue,
+    AddNumber,
+    CompareSet,
+    DeleteKey,
+    GetValue,
+    WaitKeys,
+    CheckKeys,
+    CountKeys,
+)
+
+
+class Batch(NamedTuple):
+    """What has to be stored before anyone is answered.
+
+    Args:
+        number: Counts the batches of this coordinator.
+        changes: The keys to set, or to delete where the value is `None`.
+        durable: Whether it has to survive a loss of power: it changes a run's state.
+        sends: What may be let out once it is stored.
+    """
+
+    number: int
+    changes: dict[str, bytes | None]
+    durable: bool
+    sends: list[Send]
+
+
+class EngineClock:
+    """The engine's time: the coordinator's own, less the stretches in which it was away (R9)."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._read_s = clock.monotonic()
+        self._now_s = 0.0
+
+    def advance(self, stalled: bool) -> bool:
+        """Read the machine's clock; a stall, or a gap above `GAP_MAX_S`, does not count.
+
+        Returns:
+            Whether the time counted. If not, whatever agents sent meanwhile is still to be read:
+            nobody must be judged before that.
+        """
+        read_s = self._clock.monotonic()
+        elapsed_s, self._read_s = read_s - self._read_s, read_s
+        if stalled or elapsed_s > GAP_MAX_S:
+            return False
+        self._now_s += elapsed_s
+        return True
+
+    def monotonic(self) -> float:
+        """Return the attended time in seconds."""
+        return self._now_s
+
+    def now(self) -> datetime:
+        """Return the wall-clock time, to mark values with."""
+        return self._clock.now()
+
+    def sleep(self, seconds: float) -> None:
+        """Never called: the engine does not wait."""
+        raise AssertionError("the engine does not wait")
+
+
+class _EngineObserver(Observer):
+    """Coordinated agents beat on their connection; their stamps in the state are never due."""
+
+    def beat_age_s(self, node: object, value: object) -> float:
+        """Return 0: no heartbeat has to be written."""
+        return 0.0
+
+
+class _Peer:
+    """What is known of one connection."""
+
+    __slots__ = ("run_id", "session", "session_id")
+
+    def __init__(self) -> None:
+        self.run_id: str | None = None
+        self.session_id = ""
+        self.session: Session | None = None
+
+
+class Engine:
+    """All runs of one coordinator.
+
+    Args:
+        records: What the ledger holds.
+        clock: The coordinator's clock.
+        mint: Returns new random text, for epochs and for the coordinator's own name.
+    """
+
+    def __init__(
+        self, records: Mapping[str, bytes], clock: Clock, mint: Callable[[], str]
+    ) -> None:
+        self.name = mint()
+        self.runs: dict[str, Run] = {}
+        self._machine_clock = clock
+        self._clock = EngineClock(clock)
+        self._mint = mint
+        self._outbox = Outbox()
+        self._stores: dict[str, RunStore] = {}
+        self._peers: dict[int, _Peer] = {}
+        self._idle_since_s: dict[str, float] = {}
+        self._store_deadlines: list[tuple[float, int, str, int, int]] = []
+        self._order = count()
+        self._inbox: deque[tuple[int, Request]] = deque()
+        self._forgotten: dict[str, bytes | None] = {}
+        self._touched: set[str] = set()
+        self._in_flight: Batch | None = None
+        self._in_flight_at_tick: Batch | None = None
+        self._batches = count(1)
+        self._ready: list[Send] = []
+        self._load(records)
+
+    @property
+    def now_s(self) -> float:
+        """The engine's time in seconds."""
+        return self._clock.monotonic()
+
+    def opened(self, connection: int) -> None:
+        """Note a new connection; its first message must be a hello."""
+        self._peers[connection] = _Peer()
+
+    def receive(self, connection: int, message: Request) -> None:
+        """Take a message; while a batch is being stored it waits for its turn."""
+        peer = self._peers.get(connection)
+        if peer is None:
+            return
+        self._hear(peer)
+        if isinstance(message, Ping):
+            self._ready.append(Send((connection,), Pong(message.sequence)))
+        elif self._in_flight is not None:
+            self._inbox.append((connection, message))
+        else:
+            self._handle(connection, peer, message)
+
+    def closed(self, connection: int, finished: bool) -> None:
+        """Note that a connection is gone; `finished` if it ended in order, as a process's does."""
+        peer = self._peers.pop(connection, None)
+        if peer is None or peer.run_id is None or peer.run_id not in self.runs:
+            return
+        self._stores[peer.run_id].disconnect(connection)
+        if peer.session is not None:
+            self._observed(peer.run_id).ended(peer.session, connection, finished)
+
+    def tick(self) -> None:
+        """Let time pass. While a write stalls, no window moves (R9)."""
+        stalled = self._in_flight is not None and self._in_flight is self._in_flight_at_tick
+        self._in_flight_at_tick = self._in_flight
+        attended = self._clock.advance(stalled)
+        if self._in_flight is not None or not attended:
+            return
+        for run_id in self.runs:
+            self._observed(run_id).tick()
+        while self._store_deadlines and self._store_deadlines[0][0] <= self.now_s:
+            _, _, run_id, connection, request_id = heappop(self._store_deadlines)
+            if run_id in self._stores:
+                self._stores[run_id].expire(connection, request_id)
+        self._collect_idle()
+
+    def take_batch(self) -> Batch | None:
+        """Return what has to be stored now, or `None` if nothing has.
+
+        If it returns a batch, call `settle` with it once it is stored, and not before.
+        """
+        if self._in_flight is not None:
+            return None
+        touched, self._touched = self._touched, set()
+        for run_id in touched & self.runs.keys():
+            self._settle_run(run_id)
+        changes, durable = self._take_changes(touched)
+        sends = self._outbox.take()
+        if not changes:
+            self._ready += sends
+            return None
+        self._in_flight = Batch(next(self._batches), changes, durable, sends)
+        return self._in_flight
+
+    def settle(self, batch: Batch) -> None:
+        """Let out the answers of a batch that is stored, and handle what came meanwhile."""
+        assert batch is self._in_flight
+        self._in_flight = None
+        self._ready += batch.sends
+        for run_id in self._touched & self.runs.keys():
+            self.runs[run_id].finish_failed_close()
+        while self._inbox:
+            connection, message = self._inbox.popleft()
+            peer = self._peers.get(connection)
+            if peer is not None:
+                self._handle(connection, peer, message)
+
+    def take_sends(self) -> list[Send]:
+        """Return what may be sent now."""
+        sends, self._ready = self._ready, []
+        return sends
+
+    def take_events(self) -> list[tuple[str, str]]:
+        """Return what has happened, as run and text, for the log."""
+        events = [(run_id, text) for run_id, run in self.runs.items() for text in run.events]
+        for run in self.runs.values():
+            run.events.clear()
+        return events
+
+    def has_work(self) -> bool:
+        """Return whether anybody is attached to an open run or connected."""
+        return bool(self._peers) or any(
+            run.sessions and not run.state.closed for run in self.runs.values()
+        )
+
+    def _handle(self, connection: int, peer: _Peer, message: Request) -> None:
+        try:
+            if isinstance(message, Hello):
+                self._greet(connection, peer, message)
+            elif peer.run_id is None:
+                raise RendezvousProtocolError(
+                    "The first message of a connection must be a hello: this peer sent "
+                    f"{type(message).__name__}."
+                )
+            else:
+                self._serve(connection, peer, peer.run_id, message)
+        except RendezvousError as error:
+            answer = failure(0, error)
+            self._outbox.end(connection, Refused(answer.code, answer.message))
+
+    def _greet(self, connection: int, peer: _Peer, hello: Hello) -> None:
+        _require_sound(hello)
+        if peer.run_id is not None:
+            raise RendezvousProtocolError("A connection must say hello once, this one did twice.")
+        resumed = False
+        if hello.role == ROLE_AGENT:
+            self._ensure_run(hello.run_id)
+            peer.session, resumed = self._observed(hello.run_id).attach(connection, hello)
+        peer.run_id = hello.run_id
+        peer.session_id = hello.session
+        self._outbox.send(connection, Welcome(PROTOCOL_VERSION, self.name, resumed))
+        if peer.session is not None:
+            self.runs[hello.run_id].greet(peer.session)
+
+    def _serve(self, connection: int, peer: _Peer, run_id: str, message: Request) -> None:
+        if isinstance(message, Status):
+            self._outbox.send(connection, Report(message.id, self._report(message.run_id)))
+            return
+        if run_id not in self.runs:
+            assert not isinstance(message, Hello | Ping)
+            error = RendezvousError(
+                f"There is no run '{run_id}' at this coordinator: check the run id, or start it."
+            )
+            self._outbox.send(connection, failure(message.id, error))
+            return
+        run = self._observed(run_id)
+        if isinstance(message, _STORE_REQUESTS):
+            held_s = self._stores[run_id].handle(connection, peer.session_id, message)
+            if held_s is not None:
+                entry = (self.now_s + held_s, next(self._order), run_id, connection, message.id)
+                heappush(self._store_deadlines, entry)
+        elif isinstance(message, Close):
+            run.close(peer.session, connection, message)
+        elif isinstance(message, GetWorld):
+            self._outbox.send(connection, WorldRecord(message.id, run.state.world))
+        elif isinstance(message, Join | Leave):
+            self._serve_agent(connection, peer, run, message)
+
+    def _serve_agent(
+        self, connection: int, peer: _Peer, run: Run, message: Join | Leave
+    ) -> None:
+        if peer.session is None:
+            raise RendezvousProtocolError(
+                f"Only agents may send {type(message).__name__}; this peer is none."
+            )
+        if isinstance(message, Join):
+            run.join(peer.session, message)
+        else:
+            run.leave(peer.session, message)
+
+    def _report(self, run_id: str) -> bytes:
+        runs = [
+            (self.runs[key], self._stores[key]) for key in sorted(self.runs) if run_id in {"", key}
+        ]
+        return report(self.name, len(self._peers), runs)
+
+    def _hear(self, peer: _Peer) -> None:
+        if peer.session is not None and peer.run_id in self.runs:
+            run = self._observed(peer.run_id)
+            run.heard(peer.session)
+            if self._in_flight is None:
+                run.finish_failed_close()
+
+    def _observed(self, run_id: str) -> Run:
+        run = self.runs[run_id]
+        self._touched.add(run_id)
+        run.observe()
+        return run
+
+    def _ensure_run(self, run_id: str) -> None:
+        if run_id in self.runs:
+            return
+        if len(self.runs) >= RUNS_MAX:
+            raise RendezvousLimitError(
+                f"This coordinator already has {RUNS_MAX} runs: use another one."
+            )
+        self._add_run(run_id, RendezvousState(epoch=self._mint()))
+
+    def _add_run(self, run_id: str, state: RendezvousState) -> Run:
+        run = Run(run_id, state, _EngineObserver(self._clock), self._outbox)
+        self.runs[run_id] = run
+        self._stores[run_id] = RunStore(run_id, self._outbox)
+        return run
+
+    def _settle_run(self, run_id: str) -> None:
+        run = self.runs[run_id]
+        run.settle()
+        if run.state.world is not None:
+            self._stores[run_id].open(run.state.world.name)
+
+    def _take_changes(self, touched: set[str]) -> tuple[dict[str, bytes | None], bool]:
+        changes, self._forgotten = self._forgotten, {}
+        durable = bool(changes)
+        for run_id in touched & self.runs.keys():
+            run, store = self.runs[run_id], self._stores[run_id]
+            if store.changes:
+                changes |= store.changes
+                store.changes = {}
+            if run.dirty:
+                run.dirty = False
+                durable = True
+                changes[run_key(run_id)] = encode_state(run.state)
+                moment = self._machine_clock.now().timestamp()
+                changes[seen_key(run_id)] = msgspec.msgpack.encode(moment)
+        return changes, durable
+
+    def _load(self, records: Mapping[str, bytes]) -> None:
+        entries: dict[str, dict[EntryKey, bytes]] = {}
+        states: dict[str, RendezvousState] = {}
+        seen: dict[str, float] = {}
+        for text, value in records.items():
+            key = parse_key(text)
+            if key.kind == "run":
+                states[key.run_id] = decode_state(value)
+            elif key.kind == "seen":
+                seen[key.run_id] = msgspec.msgpack.decode(value, type=float)
+            else:
+                entries.setdefault(key.run_id, {})[key] = value
+        for run_id, state in states.items():
+            run = self._add_run(run_id, state)
+            self._stores[run_id].load(entries.get(run_id, {}))
+            if state.world is not None:
+                self._stores[run_id].open(state.world.name)
+            # The stamp is this machine's own: how old the run was when the coordinator ended.
+            age_s = self._machine_clock.now().timestamp() - seen.get(run_id, 0.0)
+            if age_s > _kept_s(run):
+                self._forget(run_id)
+
+    def _collect_idle(self) -> None:
+        for run_id, run in list(self.runs.items()):
+            if any(session.connection is not None for session in run.sessions.values()):
+                self._idle_since_s.pop(run_id, None)
+            elif self.now_s - self._idle_since_s.setdefault(run_id, self.now_s) > _kept_s(run):
+                self._forget(run_id)
+
+    def _forget(self, run_id: str) -> None:
+        self._idle_since_s.pop(run_id, None)
+        del self.runs[run_id]
+        store = self._stores.pop(run_id)
+        for key in (run_key(run_id), seen_key(run_id), *store.changes, *store.all_keys()):
+            self._forgotten[key] = None
+
+
+def _kept_s(run: Run) -> float:
+    return CLOSED_KEPT_S if run.state.closed else IDLE_KEPT_S
+
+
+def _require_sound(hello: Hello) -> None:
+    if hello.version != PROTOCOL_VERSION:
+        raise RendezvousProtocolError(
+            f"This coordinator speaks protocol version {PROTOCOL_VERSION}, the peer version "
+            f"{hello.version}: run the same release of quorate on all nodes."
+        )
+    if hello.role not in {ROLE_AGENT, ROLE_STORE, ROLE_OPERATOR}:
+        raise RendezvousProtocolError(f"The role '{hello.role}' is unknown.")
+    if hello.role == ROLE_AGENT and (hello.node is None or hello.settings is None):
+        raise RendezvousProtocolError("An agent's hello must carry its node and its settings.")
+    if not hello.run_id and hello.role != ROLE_OPERATOR:
+        raise RendezvousProtocolError("A hello must carry the run id.")
+    if "\0" in hello.run_id or len(hello.run_id) > RUN_ID_CHARACTERS_MAX:
+        raise RendezvousLimitError(
+            f"The run id is too long or has a zero character in it: use at most "
+            f"{RUN_ID_CHARACTERS_MAX} plain characters."
+        )
+    if "\0" in hello.session:
+        raise RendezvousProtocolError("The session has a zero character in it.")

@@ -1,0 +1,565 @@
+"""One run, as the coordinator that owns it decides about it. Pure: time comes with each call.
+
+It holds the shared state, the sessions of the attached agents and their held joins; it runs the
+same operations and transitions as the direct way does. What it decides is marked in `dirty` and
+said into the outbox; the engine stores before it lets anything out (R14).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from itertools import count
+
+from quorate.coordinator.outbox import Outbox
+from quorate.coordinator.session import HeldJoin, Session
+from quorate.core.action import Action, Decision, RendezvousContext
+from quorate.core.completion import NEWCOMER, completion, nodes_waiting, regroup_over
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.observer import Observer
+from quorate.core.ops import RendezvousCloseOp, RendezvousJoinOp
+from quorate.core.settings import AgreedSettings, RendezvousSettings
+from quorate.core.state import Place, RendezvousState, WorldName
+from quorate.core.transitions import admit, apply, drop_stragglers, withdraw
+from quorate.errors import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousReplacedError,
+    RendezvousTimeoutError,
+)
+from quorate.wire.messages import (
+    Changed,
+    Close,
+    Flag,
+    Hello,
+    Join,
+    Joined,
+    Leave,
+    Probe,
+    Refused,
+    Waiting,
+    failure,
+)
+
+__all__ = ["Run"]
+
+# Waiting agents are told why once this time has passed, and again when the kind of reason changes
+# or after the longer time (R16): explaining must not cost a message a join.
+EXPLAIN_AFTER_S = 1.0
+EXPLAIN_AGAIN_S = 10.0
+
+_NO_DEADLINE = float("inf")
+
+
+class _FailedClose:
+    """A close because the job failed, held until the others have answered (R7)."""
+
+    def __init__(self, session: Session, request: Close, awaited: set[NodeDesc]) -> None:
+        self.session = session
+        self.request = request
+        self.awaited = awaited
+
+
+class Run:
+    """The rendezvous of one run.
+
+    Args:
+        run_id: The run.
+        state: Its state, new or loaded.
+        observer: Reads the engine's clock.
+        outbox: Where replies and pushes go.
+    """
+
+    def __init__(
+        self, run_id: str, state: RendezvousState, observer: Observer, outbox: Outbox
+    ) -> None:
+        self.run_id = run_id
+        self.state = state
+        self.sessions: dict[NodeDesc, Session] = {}
+        self.dirty = False
+        self.events: list[str] = []
+        self._observer = observer
+        self._outbox = outbox
+        self._settings: RendezvousSettings | None = None
+        self._deadlines: list[tuple[float, int, Session, HeldJoin]] = []
+        self._deadline_order = count()
+        self._ended: dict[NodeDesc, Session] = {}
+        self._failed_close: _FailedClose | None = None
+        self._places: dict[NodeDesc, Place] = {}
+        self._phase: tuple[bool, int, bool] | None = None
+        self._line_may_move = False
+        self._explained: dict[str, tuple[str, float]] = {}
+        self._scanned_s = observer.now_s
+        self._told = self._signature(0)
+        if state.agreed is not None:
+            self._settings = state.agreed.to_settings(run_id)
+        for node, profile in state.profiles.items():
+            self.sessions[node] = Session(node, profile, observer.now_s)
+        if state.complete:
+            self._phase = (state.complete, state.round, state.closed)
+
+    @property
+    def settings(self) -> RendezvousSettings:
+        """The settings that the nodes agreed on; there is no run without a first node."""
+        assert self._settings is not None
+        return self._settings
+
+    @property
+    def now_s(self) -> float:
+        """The engine's time of the last reading, in seconds."""
+        return self._observer.now_s
+
+    def attach(self, connection: int, hello: Hello) -> tuple[Session, bool]:
+        """Attach an agent, or resume its session on a new connection (R11).
+
+        Returns:
+            The session, and whether it was resumed.
+
+        Raises:
+            RendezvousSettingsError: Its settings differ from the run's (R13).
+            RendezvousReplacedError: A newer incarnation of the node is attached (R12).
+        """
+        assert hello.node is not None
+        assert hello.settings is not None
+        node, profile = hello.node, hello.profile or NodeProfile()
+        newer = self.state.replaced.get(node)
+        if newer is not None:
+            raise RendezvousReplacedError(
+                f"The node '{profile.node_id}' has joined the run '{self.run_id}' again as "
+                f"{newer}: this incarnation ({node}) must end."
+            )
+        session = self.sessions.get(node)
+        resumed = session is not None and node in self.state.last_heartbeats
+        if session is None or not resumed:
+            self._require_agreed(hello.settings)
+            session = Session(node, profile, self._observer.now_s)
+            if not self.state.closed:
+                self._admit(session)
+        if session.connection is not None and session.connection != connection:
+            self._outbox.end(session.connection)
+        session.connection = connection
+        session.holding = WorldName(*hello.holding) if hello.holding else None
+        self._revive(session)
+        return session, resumed
+
+    def greet(self, session: Session) -> None:
+        """Tell an attached agent what has changed while it was away."""
+        if session.join is None and (session.holding is not None or self.state.closed):
+            waiting = self._waiting_for(session)
+            if waiting or self.state.closed:
+                self._outbox.send(session.connection, self._change(waiting, session))
+
+    def heard(self, session: Session) -> None:
+        """Note a sign of life."""
+        self._revive(session)
+        failed = self._failed_close
+        if failed is not None and session.node in failed.awaited:
+            failed.awaited.discard(session.node)
+
+    def ended(self, session: Session, connection: int, finished: bool) -> None:
+        """Note that a connection is gone.
+
+        Args:
+            session: Whose it was.
+            connection: Which one; a session that has a newer one is not affected.
+            finished: Whether it was ended in order, as a process that ends does (R8).
+        """
+        if session.connection != connection:
+            return
+        session.connection = None
+        if finished and session.node in self.sessions:
+            session.ended_s = self._observer.now_s
+            self._ended[session.node] = session
+
+    def join(self, session: Session, request: Join) -> None:
+        """Take part in a round; the answer is held until it is complete."""
+        if session.join is not None and session.join.request_id == request.id:
+            return
+        now_s = self._observer.now_s
+        session.profile = request.profile
+        session.holding = WorldName(*request.after) if request.after else None
+        held = HeldJoin(
+            request.id, RendezvousJoinOp(session.holding), now_s + request.timeout_s, now_s
+        )
+        session.join = held
+        if session.node not in self.sessions and not self.state.closed:
+            self._admit(session)
+        self._remind(session, held)
+        self._advance(session)
+
+    def leave(self, session: Session, request: Leave) -> None:
+        """Let an agent leave (R7)."""
+        reason = f"left: {request.reason}" if request.reason else "left"
+        self._withdraw(session, reason)
+        self._outbox.send(session.connection, Flag(request.id, True))
+
+    def close(self, session: Session | None, connection: int, request: Close) -> None:
+        """Close the run, at once or, if the job failed, once that is known to be no symptom."""
+        if session is None or not request.failed or self.state.closed:
+            self._close(request.reason)
+            self._outbox.send(connection, Flag(request.id, True))
+            return
+        members = self.state.participants if self.state.complete else {}
+        symptom = bool(self.state.departed) or session.node not in members
+        awaited = {
+            node
+            for node in members
+            if node != session.node and self.sessions[node].join is None
+        }
+        self._failed_close = _FailedClose(session, request, awaited)
+        if symptom:
+            self._turn_failed_close_into_leave()
+            return
+        self._outbox.send_all((self.sessions[node].connection for node in awaited), Probe())
+        self.finish_failed_close()
+
+    def finish_failed_close(self) -> None:
+        """Close the run for a failed job, once all other members have answered since (R7)."""
+        failed = self._failed_close
+        if failed is None or failed.awaited:
+            return
+        self._failed_close = None
+        self._close(failed.request.reason)
+        self._outbox.send(failed.session.connection, Flag(failed.request.id, True))
+
+    def observe(self) -> None:
+        """Read the clock; call it before anything else that is handed to this run."""
+        self._observer.tick()
+
+    def tick(self) -> None:
+        """Let time pass: judge who is lost, whose deadline is over, what is due."""
+        now_s = self._observer.now_s
+        for session in list(self._ended.values()):
+            assert session.ended_s is not None
+            if now_s - session.ended_s >= self.settings.reconnect_grace.total_seconds():
+                self._lose(session, "its process ended")
+        if now_s - self._scanned_s >= 1.0:
+            self._scanned_s = now_s
+            self._lose_silent(now_s)
+            self._explain()
+        while self._deadlines and self._deadlines[0][0] < now_s:
+            _, _, session, held = heapq.heappop(self._deadlines)
+            if session.join is held:
+                self._past_deadline(session, held)
+        if self._settings is not None and regroup_over(self.anyone()):
+            late = drop_stragglers(self.state, self._observer)
+            self._note(f"{len(late)} member(s) did not come back in time and lost their places")
+            self.dirty = self._line_may_move = True
+
+    def settle(self) -> None:
+        """Draw the consequences of what has changed since the last call: complete, wake, tell."""
+        if self._settings is None:
+            return
+        while True:
+            phase = (self.state.complete, self.state.round, self.state.closed)
+            if phase != self._phase:
+                self._phase = phase
+                self._enter_phase()
+            elif self._line_may_move:
+                self._line_may_move = False
+                self._move_line()
+            elif not self._try_to_complete():
+                break
+        self._tell()
+
+    def _require_agreed(self, settings: AgreedSettings) -> None:
+        if self.state.agreed is not None and self.state.last_heartbeats:
+            self.state.agreed.require_same(self.run_id, settings)
+        else:
+            self._settings = settings.to_settings(self.run_id)
+
+    def _admit(self, session: Session) -> None:
+        node_id = session.profile.node_id
+        former = self.state.identities.get(node_id) if node_id else None
+        self.sessions[session.node] = session
+        admit(self._context(session))
+        self.dirty = self._line_may_move = True
+        if former is not None and former != session.node:
+            self._end_former(former, session)
+
+    def _end_former(self, former: NodeDesc, session: Session) -> None:
+        replaced = self.sessions.pop(former, None)
+        self._ended.pop(former, None)
+        self._note(f"{former} was replaced by {session.node}")
+        if replaced is not None:
+            error = RendezvousReplacedError(
+                f"The node '{session.profile.node_id}' has joined the run '{self.run_id}' again "
+                f"as {session.node}: this incarnation ({former}) must end."
+            )
+            if replaced.join is not None:
+                answer = failure(replaced.join.request_id, error)
+                self._outbox.send(replaced.connection, answer)
+                replaced.join = None
+            self._outbox.end(replaced.connection, _refusal(error))
+
+    def _revive(self, session: Session) -> None:
+        session.heard_s = self._observer.now_s
+        if session.ended_s is not None:
+            session.ended_s = None
+            self._ended.pop(session.node, None)
+
+    def _context(self, session: Session) -> RendezvousContext:
+        return RendezvousContext(
+            session.node, self.state, self.settings, self._observer, session.profile
+        )
+
+    def anyone(self) -> RendezvousContext:
+        """Return a context for questions that do not depend on who asks."""
+        return RendezvousContext(NodeDesc("", 0, 0), self.state, self.settings, self._observer)
+
+    def _advance(self, session: Session) -> None:
+        """Run a held join until it is answered or has to wait."""
+        held = session.join
+        assert held is not None
+        ctx = self._context(session)
+        while True:
+            try:
+                decision = held.op(ctx, held.deadline_s)
+            except RendezvousError as error:
+                self._answer(session, error)
+                return
+            if decision.action is Action.FINISH:
+                self._answer(session, None)
+                return
+            if decision.action in {Action.ERROR_CLOSED, Action.ERROR_TIMEOUT}:
+                self._refuse(session, held, decision)
+                return
+            if decision.action in {Action.SYNC, Action.KEEP_ALIVE}:
+                held.reason = decision.reason
+                return
+            self._carry_out(session, held, ctx, decision)
+
+    def _carry_out(
+        self, session: Session, held: HeldJoin, ctx: RendezvousContext, decision: Decision
+    ) -> None:
+        apply(ctx, decision)
+        self.dirty = self._line_may_move = True
+        if session.node not in self.state.last_heartbeats:
+            self.sessions.pop(session.node, None)
+        if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST:
+            # A spare waits without a deadline; now that it has a prospect, one counts again (R6).
+            timeout_s = self.settings.timeout.join.total_seconds()
+            held.deadline_s = self._observer.now_s + timeout_s
+            self._remind(session, held)
+
+    def _answer(self, session: Session, error: RendezvousError | None) -> None:
+        held = session.join
+        assert held is not None
+        session.join = None
+        if error is not None:
+            self._outbox.send(session.connection, failure(held.request_id, error))
+            return
+        place = self._place(session.node)
+        session.holding = place.world
+        self._outbox.send(session.connection, Joined(held.request_id, place))
+
+    def _place(self, node: NodeDesc) -> Place:
+        world = self.state.world
+        assert world is not None
+        place = self._places.get(node)
+        if place is None or place.world != world.name:
+            self._places = world.places()
+            place = self._places[node]
+        return place
+
+    def _refuse(self, session: Session, held: HeldJoin, decision: Decision) -> None:
+        error: RendezvousError
+        if decision.action is Action.ERROR_CLOSED:
+            reason = decision.reason
+            error = RendezvousClosedError(
+                f"The run '{self.run_id}' is closed: {reason}. Start a new run under another id.",
+                reason,
+            )
+        else:
+            waited_s = self._observer.now_s - held.since_s
+            error = RendezvousTimeoutError(
+                f"No round of the run '{self.run_id}' was completed with {session.node} within "
+                f"{waited_s:.0f} s: {held.reason or decision.reason}. Start the missing nodes, or "
+                f"raise join_timeout."
+            )
+        self._answer(session, error)
+
+    def _remind(self, session: Session, held: HeldJoin) -> None:
+        entry = (held.deadline_s, next(self._deadline_order), session, held)
+        heapq.heappush(self._deadlines, entry)
+
+    def _past_deadline(self, session: Session, held: HeldJoin) -> None:
+        if held.deadline_s < self._observer.now_s:
+            self._advance(session)
+            if session.join is None and session.node in self.sessions:
+                self._withdraw(session, "gave up waiting")
+        self._line_may_move = True
+
+    def _lose_silent(self, now_s: float) -> None:
+        limit_s = self.settings.silence_s
+        silent = [s for s in self.sessions.values() if now_s - s.heard_s >= limit_s]
+        for session in silent:
+            self._lose(session, f"it was silent for {now_s - session.heard_s:.0f} s")
+
+    def _lose(self, session: Session, reason: str) -> None:
+        self._note(f"lost {session.node}: {reason}")
+        self._withdraw(session, f"lost: {reason}")
+        # Should it be alive after all, this is the first thing that it reads.
+        notice = f"this node was declared lost: {reason}"
+        self._outbox.send(session.connection, Changed(1, notice))
+        if self._failed_close is not None:
+            self._turn_failed_close_into_leave()
+
+    def _withdraw(self, session: Session, reason: str) -> None:
+        self._ended.pop(session.node, None)
+        self.sessions.pop(session.node, None)
+        if session.connection is None:
+            session.join = None
+        if session.node in self.state.last_heartbeats:
+            withdraw(self.state, self.settings, session.node, reason, self._observer)
+            self.dirty = self._line_may_move = True
+
+    def _close(self, reason: str) -> None:
+        ctx = self.anyone()
+        decision = RendezvousCloseOp(reason or "closed on request")(ctx, _NO_DEADLINE)
+        if apply(ctx, decision):
+            self.dirty = True
+            self._note(f"closed: {self.state.closed_reason}")
+
+    def _turn_failed_close_into_leave(self) -> None:
+        """Somebody else was lost: the failure was a symptom, and the rest regroup (R7)."""
+        failed, self._failed_close = self._failed_close, None
+        assert failed is not None
+        if failed.session.node in self.sessions:
+            self._withdraw(failed.session, f"left after a failure: {failed.request.reason}")
+        self._outbox.send(failed.session.connection, Flag(failed.request.id, False))
+
+    def _enter_phase(self) -> None:
+        self._explained.clear()
+        if self.state.complete and not self.state.closed:
+            # Those who are answered now start with nobody waiting: that needs no push.
+            self._told = self._signature(0)
+            self._observer.forget_all_but((NEWCOMER, node) for node in self.state.wait_list)
+            self._note(f"round {self.state.round} is complete")
+        if self.state.complete or self.state.closed:
+            for session in [s for s in self.sessions.values() if s.join is not None]:
+                self._advance(session)
+        else:
+            self._move_line()
+
+    def _move_line(self) -> None:
+        """Let those who wait take the places that are free, in order of arrival (R5)."""
+        for queue in (self.state.wait_list, self.state.redundancy_list):
+            for node in list(queue):
+                session = self.sessions.get(node)
+                if session is None or session.join is None:
+                    continue
+                self._advance(session)
+                if node in queue:
+                    break
+
+    def _try_to_complete(self) -> bool:
+        if self.state.closed or self.state.complete or not self.state.participants:
+            return False
+        ctx = self.anyone()
+        decision = completion(ctx)
+        if decision.action is not Action.MARK_RENDEZVOUS_COMPLETE:
+            return False
+        self._note(decision.reason)
+        self.dirty |= apply(ctx, decision)
+        return True
+
+    def _tell(self) -> None:
+        """Push what has changed to the agents that are at work (R8)."""
+        state = self.state
+        waiting = nodes_waiting(self.anyone(), None)
+        told = self._signature(waiting)
+        if told == self._told:
+            return
+        self._told = told
+        standing: list[Session] = []
+        outdated: list[Session] = []
+        for session in self.sessions.values():
+            if session.join is None and (session.holding is not None or state.closed):
+                (standing if self._stands(session) else outdated).append(session)
+        for group in (standing, outdated):
+            if group:
+                message = self._change(self._waiting_for(group[0]), group[0])
+                self._outbox.send_all(_connections(group), message)
+
+    def _signature(self, waiting: int) -> tuple[object, ...]:
+        """Return what has to differ for a push to be worth its N messages."""
+        state = self.state
+        return (waiting > 0, len(state.departed), state.closed, state.complete, state.round)
+
+    def _stands(self, session: Session) -> bool:
+        state = self.state
+        if not state.complete or session.node not in state.participants:
+            return False
+        return session.holding == state.name
+
+    def _waiting_for(self, session: Session) -> int:
+        return nodes_waiting(self._context(session), session.holding)
+
+    def _change(self, waiting: int, session: Session) -> Changed:
+        state = self.state
+        return Changed(
+            waiting=waiting,
+            reason=self._why_changed(session) if waiting else "",
+            closed=state.closed,
+            closed_reason=state.closed_reason,
+        )
+
+    def _why_changed(self, session: Session) -> str:
+        state = self.state
+        if state.departed:
+            gone = [f"{node} {reason}" for node, reason in list(state.departed.items())[:3]]
+            more = f" and {len(state.departed) - 3} more" if len(state.departed) > 3 else ""
+            return "; ".join(gone) + more
+        if session.holding is not None and session.holding.epoch != state.epoch:
+            return "the coordinator started anew and does not know this world"
+        if not state.complete:
+            return "members have come back to regroup"
+        if session.node not in state.participants:
+            return "this node is not in the present world"
+        return f"{len(state.wait_list)} newcomer(s) are waiting to join"
+
+    def _explain(self) -> None:
+        """Tell waiting agents what they wait for: the same words for all in the same line (R16)."""
+        now_s = self._observer.now_s
+        groups: dict[str, list[Session]] = {}
+        for session in self.sessions.values():
+            if session.join is not None and now_s - session.join.since_s >= EXPLAIN_AFTER_S:
+                groups.setdefault(self._line_of(session), []).append(session)
+        for line, sessions in groups.items():
+            self._explain_to(line, sessions, now_s)
+
+    def _explain_to(self, line: str, sessions: list[Session], now_s: float) -> None:
+        ctx = self._context(sessions[0])
+        held = sessions[0].join
+        assert held is not None
+        decision = held.op(ctx, _NO_DEADLINE) if not self.state.closed else None
+        if decision is None or decision.action not in {Action.SYNC, Action.KEEP_ALIVE}:
+            return
+        kind, at_s = self._explained.get(line, ("", now_s))
+        if kind == decision.kind and now_s - at_s < EXPLAIN_AGAIN_S:
+            return
+        self._explained[line] = (decision.kind, now_s)
+        for session in sessions:
+            if session.join is not None:
+                session.join.reason = decision.reason
+        message = Waiting(decision.kind, decision.reason, round(now_s - held.since_s, 1))
+        self._outbox.send_all(_connections(sessions), message)
+
+    def _line_of(self, session: Session) -> str:
+        state = self.state
+        if session.node in state.participants:
+            return "participants"
+        return "wait_list" if session.node in state.wait_list else "spares"
+
+    def _note(self, text: str) -> None:
+        self.events.append(text)
+
+
+def _connections(sessions: Iterable[Session]) -> Iterable[int | None]:
+    return (session.connection for session in sessions)
+
+
+def _refusal(error: RendezvousError) -> Refused:
+    answer = failure(0, error)
+    return Refused(answer.code, answer.message)

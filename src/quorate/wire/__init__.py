@@ -1,0 +1,1 @@
+"""What travels between agents and a coordinator: `frames` delimit, `messages` mean."""

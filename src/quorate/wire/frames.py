@@ -1,0 +1,80 @@
+"""Frames: four bytes of length (big-endian), then that many bytes. Bytes in, bodies out; no I/O."""
+
+from __future__ import annotations
+
+from quorate.errors import RendezvousProtocolError
+
+__all__ = ["FRAME_BYTES_MAX", "GREETING_BYTES_MAX", "FrameReader", "frame"]
+
+# A world record of 10,000 members takes about 0.7 MB, a store value may be as large as this.
+FRAME_BYTES_MAX = 4 * 1024 * 1024
+
+# Before a peer has said who it is, it gets no more of our memory than this.
+GREETING_BYTES_MAX = 64 * 1024
+
+_HEADER_BYTES = 4
+
+
+def frame(body: bytes) -> bytes:
+    """Return the bytes that carry `body`.
+
+    Raises:
+        RendezvousProtocolError: The body is larger than the other side would accept.
+    """
+    if len(body) > FRAME_BYTES_MAX:
+        raise RendezvousProtocolError(
+            f"A message of {len(body)} bytes exceeds the {FRAME_BYTES_MAX} that one may have: "
+            f"store large values in pieces, or elsewhere."
+        )
+    return len(body).to_bytes(_HEADER_BYTES, "big") + body
+
+
+class FrameReader:
+    """Puts received bytes together to bodies.
+
+    Args:
+        bytes_max: The largest body that is accepted; raise it once the peer is known.
+    """
+
+    def __init__(self, bytes_max: int = GREETING_BYTES_MAX) -> None:
+        self.bytes_max = bytes_max
+        self._buffer = bytearray()
+
+    @property
+    def buffered(self) -> int:
+        """Return how many bytes of an unfinished frame are held."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take received bytes and return the bodies that they complete, oldest first.
+
+        Raises:
+            RendezvousProtocolError: The peer announces more than it may, or speaks another
+                protocol. Nothing more can be read from it.
+        """
+        buffer = self._buffer
+        buffer += data
+        bodies: list[bytes] = []
+        start = 0
+        while len(buffer) - start >= _HEADER_BYTES:
+            body_start = start + _HEADER_BYTES
+            length = int.from_bytes(buffer[start:body_start], "big")
+            if length > self.bytes_max:
+                raise RendezvousProtocolError(self._refusal(bytes(buffer[start:body_start])))
+            if len(buffer) - body_start < length:
+                break
+            start = body_start + length
+            bodies.append(bytes(buffer[body_start:start]))
+        del buffer[:start]
+        return bodies
+
+    def _refusal(self, header: bytes) -> str:
+        if header.isascii() and header.decode().isprintable():
+            return (
+                f"The peer sent '{header.decode()}...', which is not the protocol of quorate: "
+                f"another program is on the other side. Check the host and the port."
+            )
+        return (
+            f"The peer announced a message of {int.from_bytes(header, 'big')} bytes, more than the "
+            f"{self.bytes_max} allowed: it is too large, or another program is on the other side."
+        )

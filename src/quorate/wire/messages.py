@@ -1,0 +1,380 @@
+"""The messages between an agent and a coordinator, typed; msgpack arrays with a number in front.
+
+A request carries an `id` that grows within its session and stays the same when it is repeated on
+a new connection; the answer carries it back. Messages without an `id` are not answered.
+"""
+
+from __future__ import annotations
+
+from typing import Union, cast
+
+import msgspec
+
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import AgreedSettings
+from quorate.core.state import Place, World
+from quorate.errors import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousLimitError,
+    RendezvousProtocolError,
+    RendezvousReplacedError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+    RendezvousTimeoutError,
+    StoreTimeoutError,
+)
+
+__all__ = [
+    "Changed",
+    "CheckKeys",
+    "Close",
+    "CompareSet",
+    "CountKeys",
+    "DeleteKey",
+    "Failed",
+    "Flag",
+    "GetValue",
+    "GetWorld",
+    "Hello",
+    "Join",
+    "Joined",
+    "Leave",
+    "Number",
+    "Ping",
+    "Pong",
+    "Probe",
+    "Refused",
+    "Report",
+    "SetValue",
+    "Status",
+    "Value",
+    "WaitKeys",
+    "Waiting",
+    "Welcome",
+    "WorldRecord",
+    "AddNumber",
+    "decode_reply",
+    "decode_request",
+    "encode",
+    "error_of",
+    "failure",
+]
+
+ROLE_AGENT = "agent"
+ROLE_STORE = "store"
+ROLE_OPERATOR = "operator"
+
+
+class _Message(msgspec.Struct, array_like=True):
+    """A message; subclasses have a number of their own as their tag."""
+
+
+class Hello(_Message, tag=1):
+    """The first message on a connection: who speaks, and to whom.
+
+    Args:
+        version: The protocol version, `quorate.core.settings.PROTOCOL_VERSION`.
+        role: `agent`, `store` (a worker that uses the store) or `operator`.
+        run_id: The run.
+        session: Random text, the same on every connection of the session.
+        node: The agent's node; its incarnation is the session.
+        profile: What the agent says about its node.
+        settings: The agent's settings, to be compared with the run's (R13).
+        holding: Epoch and round of the world that the agent was given last.
+    """
+
+    version: int
+    role: str
+    run_id: str
+    session: str
+    node: NodeDesc | None = None
+    profile: NodeProfile | None = None
+    settings: AgreedSettings | None = None
+    holding: tuple[str, int] | None = None
+
+
+class Join(_Message, tag=2):
+    """Take part in a round after the given world; held until that round is complete."""
+
+    id: int
+    after: tuple[str, int] | None
+    timeout_s: float
+    profile: NodeProfile
+
+
+class Leave(_Message, tag=3):
+    """Leave the run; the others go on without this node (R7)."""
+
+    id: int
+    reason: str
+
+
+class Close(_Message, tag=4):
+    """Close the run. `failed`: because the job failed, to be held until others answered (R7)."""
+
+    id: int
+    reason: str
+    failed: bool = False
+
+
+class GetWorld(_Message, tag=5):
+    """Ask for the whole record of the last completed world (R1)."""
+
+    id: int
+
+
+class Ping(_Message, tag=6):
+    """Say that the session is alive; answered at once."""
+
+    sequence: int
+
+
+class SetValue(_Message, tag=10):
+    """Give a key of a round's store a value."""
+
+    id: int
+    space: tuple[str, int]
+    key: str
+    value: bytes
+
+
+class AddNumber(_Message, tag=11):
+    """Add to a key that holds a decimal number."""
+
+    id: int
+    space: tuple[str, int]
+    key: str
+    amount: int
+
+
+class CompareSet(_Message, tag=12):
+    """Replace a value if it is the expected one."""
+
+    id: int
+    space: tuple[str, int]
+    key: str
+    expected: bytes
+    desired: bytes
+
+
+class DeleteKey(_Message, tag=13):
+    """Remove a key."""
+
+    id: int
+    space: tuple[str, int]
+    key: str
+
+
+class GetValue(_Message, tag=14):
+    """Ask for a value; held until the key is there."""
+
+    id: int
+    space: tuple[str, int]
+    key: str
+    timeout_s: float
+
+
+class WaitKeys(_Message, tag=15):
+    """Wait until all keys are there."""
+
+    id: int
+    space: tuple[str, int]
+    keys: tuple[str, ...]
+    timeout_s: float
+
+
+class CheckKeys(_Message, tag=16):
+    """Ask whether all keys are there now."""
+
+    id: int
+    space: tuple[str, int]
+    keys: tuple[str, ...]
+
+
+class CountKeys(_Message, tag=17):
+    """Ask how many keys there are."""
+
+    id: int
+    space: tuple[str, int]
+
+
+class Status(_Message, tag=20):
+    """Ask for what an operator may see; an empty run id means all runs."""
+
+    id: int
+    run_id: str = ""
+
+
+class Welcome(_Message, tag=30):
+    """The hello was accepted. `resumed`: the session stands as it did before the connection."""
+
+    version: int
+    coordinator: str
+    resumed: bool
+
+
+class Refused(_Message, tag=31):
+    """The connection is of no use; it is closed after this. `code` as in `Failed`."""
+
+    code: str
+    message: str
+
+
+class Joined(_Message, tag=32):
+    """The round is complete and the node is in it."""
+
+    id: int
+    place: Place
+
+
+class Failed(_Message, tag=33):
+    """A request failed. `code` names the error's type, see `error_of`."""
+
+    id: int
+    code: str
+    message: str
+    reason: str = ""
+
+
+class Flag(_Message, tag=34):
+    """A request was carried out; the answer is yes or no."""
+
+    id: int
+    value: bool
+
+
+class Number(_Message, tag=35):
+    """A request was carried out; the answer is a number."""
+
+    id: int
+    value: int
+
+
+class Value(_Message, tag=36):
+    """A request was carried out; the answer is bytes."""
+
+    id: int
+    value: bytes
+
+
+class WorldRecord(_Message, tag=37):
+    """The record of the last completed world, if there is one."""
+
+    id: int
+    world: World | None
+
+
+class Report(_Message, tag=38):
+    """What an operator may see, as JSON."""
+
+    id: int
+    json: bytes
+
+
+class Pong(_Message, tag=40):
+    """The answer to a ping."""
+
+    sequence: int
+
+
+class Probe(_Message, tag=41):
+    """Asks for a ping at once: somebody wants to know who is still alive (R7)."""
+
+
+class Changed(_Message, tag=42):
+    """The world that the node is in should change, or no longer, or the run is closed (R8).
+
+    Args:
+        waiting: What `num_nodes_waiting()` answers from now on.
+        reason: Who was lost, left, came.
+        closed: Whether the run is closed.
+        closed_reason: Why.
+    """
+
+    waiting: int
+    reason: str
+    closed: bool = False
+    closed_reason: str = ""
+
+
+class Waiting(_Message, tag=43):
+    """Why a held join is not answered yet, for the agent's log (R16)."""
+
+    kind: str
+    reason: str
+    since_s: float
+
+
+StoreRequest = Union[
+    SetValue, AddNumber, CompareSet, DeleteKey, GetValue, WaitKeys, CheckKeys, CountKeys
+]
+Request = Union[Hello, Join, Leave, Close, GetWorld, Ping, StoreRequest, Status]
+Answer = Union[Joined, Failed, Flag, Number, Value, WorldRecord, Report]
+Reply = Union[Welcome, Refused, Answer, Pong, Probe, Changed, Waiting]
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder = msgspec.msgpack.Decoder(Request)
+_reply_decoder = msgspec.msgpack.Decoder(Reply)
+
+_ERRORS: dict[str, type[RendezvousError]] = {
+    "closed": RendezvousClosedError,
+    "timeout": RendezvousTimeoutError,
+    "store_timeout": StoreTimeoutError,
+    "connection": RendezvousConnectionError,
+    "protocol": RendezvousProtocolError,
+    "state": RendezvousStateError,
+    "settings": RendezvousSettingsError,
+    "replaced": RendezvousReplacedError,
+    "limit": RendezvousLimitError,
+    "graceful_exit": RendezvousGracefulExitError,
+    "error": RendezvousError,
+}
+_CODES = {error: code for code, error in _ERRORS.items()}
+
+
+def encode(message: Request | Reply) -> bytes:
+    """Return the body that carries a message."""
+    return _encoder.encode(message)
+
+
+def decode_request(body: bytes) -> Request:
+    """Return what an agent sent.
+
+    Raises:
+        RendezvousProtocolError: It is not a request of this protocol.
+    """
+    try:
+        return cast(Request, _request_decoder.decode(body))
+    except msgspec.MsgspecError as error:
+        raise RendezvousProtocolError(f"The peer sent a malformed request: {error}.") from error
+
+
+def decode_reply(body: bytes) -> Reply:
+    """Return what a coordinator sent.
+
+    Raises:
+        RendezvousProtocolError: It is not a reply of this protocol.
+    """
+    try:
+        return cast(Reply, _reply_decoder.decode(body))
+    except msgspec.MsgspecError as error:
+        raise RendezvousProtocolError(
+            f"The coordinator sent a malformed reply: {error}. Run the same release everywhere."
+        ) from error
+
+
+def failure(request_id: int, error: RendezvousError) -> Failed:
+    """Return the answer that raises `error` again on the other side."""
+    reason = error.reason if isinstance(error, RendezvousClosedError) else ""
+    return Failed(request_id, _CODES.get(type(error), "error"), str(error), reason)
+
+
+def error_of(failed: Failed | Refused) -> RendezvousError:
+    """Return the error that a failure stands for."""
+    error = _ERRORS.get(failed.code, RendezvousError)
+    if error is RendezvousClosedError and isinstance(failed, Failed):
+        return RendezvousClosedError(failed.message, failed.reason)
+    return error(failed.message)
