@@ -169,13 +169,18 @@ class Engine:
     Args:
         records: What the ledger holds.
         clock: The coordinator's clock.
-        mint: Returns new random text, for epochs and for the coordinator's own name.
+        mint: Returns new random text, for epochs.
+        name: What the coordinator is called, for people.
     """
 
     def __init__(
-        self, records: Mapping[str, bytes], clock: Clock, mint: Callable[[], str]
+        self,
+        records: Mapping[str, bytes],
+        clock: Clock,
+        mint: Callable[[], str],
+        name: str = "coordinator",
     ) -> None:
-        self.name = mint()
+        self.name = name
         self.runs: dict[str, Run] = {}
         self._machine_clock = clock
         self._clock = EngineClock(clock)
@@ -343,9 +348,7 @@ class Engine:
         elif isinstance(message, Join | Leave):
             self._serve_agent(connection, peer, run, message)
 
-    def _serve_agent(
-        self, connection: int, peer: _Peer, run: Run, message: Join | Leave
-    ) -> None:
+    def _serve_agent(self, connection: int, peer: _Peer, run: Run, message: Join | Leave) -> None:
         if peer.session is None:
             raise RendezvousProtocolError(
                 f"Only agents may send {type(message).__name__}; this peer is none."

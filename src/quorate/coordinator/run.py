@@ -202,9 +202,7 @@ class Run:
         members = self.state.participants if self.state.complete else {}
         symptom = bool(self.state.departed) or session.node not in members
         awaited = {
-            node
-            for node in members
-            if node != session.node and self.sessions[node].join is None
+            node for node in members if node != session.node and self.sessions[node].join is None
         }
         self._failed_close = _FailedClose(session, request, awaited)
         if symptom:

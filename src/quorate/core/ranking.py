@@ -51,9 +51,7 @@ def _sorted(nodes: Iterable[NodeDesc], _: Mapping[NodeDesc, int]) -> list[NodeDe
     return sorted(nodes, key=natural_order)
 
 
-def _hint(
-    profiles: Mapping[NodeDesc, NodeProfile], _: Mapping[NodeDesc, int]
-) -> list[NodeDesc]:
+def _hint(profiles: Mapping[NodeDesc, NodeProfile], _: Mapping[NodeDesc, int]) -> list[NodeDesc]:
     """Follow the scheduler's index; nodes without one come last."""
 
     def order(node: NodeDesc) -> tuple[Any, ...]:

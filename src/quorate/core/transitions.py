@@ -130,9 +130,7 @@ TRANSITIONS: Mapping[Action, Transition] = {
     Action.MARK_RENDEZVOUS_CLOSED: _mark_closed,
 }
 
-SILENT_ACTIONS = frozenset(
-    {Action.SYNC, Action.ERROR_CLOSED, Action.ERROR_TIMEOUT, Action.FINISH}
-)
+SILENT_ACTIONS = frozenset({Action.SYNC, Action.ERROR_CLOSED, Action.ERROR_TIMEOUT, Action.FINISH})
 
 
 def admit(ctx: RendezvousContext) -> None:
@@ -172,7 +170,7 @@ def withdraw(
         reason: Why, for those who are told (R8).
         observer: Gives the moment.
     """
-    was_member = node in state.survivors or (state.complete and node in state.participants)
+    was_member = node in state.survivors or _holds_place_of_last_world(state, node)
     state.participants.pop(node, None)
     _take_from_lists(state, node)
     state.last_heartbeats.pop(node, None)
@@ -222,6 +220,13 @@ def _end_regroup_of_nobody(state: RendezvousState) -> None:
     """Let whoever comes next start afresh, with a last call, if nobody is left to regroup."""
     if not state.participants and not state.survivors:
         state.regrouping_since = None
+
+
+def _holds_place_of_last_world(state: RendezvousState, node: NodeDesc) -> bool:
+    """Return whether the node is in the world that stands, or has come back from it."""
+    if node not in state.participants or state.world is None:
+        return False
+    return state.complete or (node not in state.departed and node in state.world.members)
 
 
 def _take_from_lists(state: RendezvousState, node: NodeDesc) -> None:

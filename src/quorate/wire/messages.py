@@ -28,6 +28,7 @@ from quorate.errors import (
 )
 
 __all__ = [
+    "AddNumber",
     "Changed",
     "CheckKeys",
     "Close",
@@ -55,7 +56,6 @@ __all__ = [
     "Waiting",
     "Welcome",
     "WorldRecord",
-    "AddNumber",
     "decode_reply",
     "decode_request",
     "encode",

@@ -1,0 +1,53 @@
+"""What the commands share: errors as one line, options, logging."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from quorate.errors import RendezvousError
+
+__all__ = ["CONTEXT_SETTINGS", "endpoint_option", "fail", "set_up_logging"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# torchrun takes its flags with `-` or `_`; so do we.
+CONTEXT_SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+}
+
+
+def endpoint_option(default: str | None) -> Callable[[Command], Command]:
+    """Return the option that names a coordinator.
+
+    Args:
+        default: What counts if it is not given; `None` to require it.
+    """
+    return click.option(
+        "--endpoint",
+        default=default,
+        required=default is None,
+        metavar="HOST[:PORT]",
+        show_default=default is not None,
+        help="The coordinator.",
+    )
+
+
+def set_up_logging(level: str) -> None:
+    """Send the log to standard error, with the time in front."""
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def fail(error: RendezvousError) -> int:
+    """Print an error as one line and return the exit code that it stands for."""
+    click.echo(f"quorate: {error}", err=True)
+    return error.exit_code

@@ -1,0 +1,105 @@
+"""`quorate serve`: a coordinator in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import click
+
+from quorate.backends.journal import Journal
+from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging
+from quorate.coordinator.ledger import Ledger, journal_path, state_directory
+from quorate.coordinator.server import serve
+from quorate.errors import RendezvousConnectionError
+from quorate.identity import (
+    Endpoint,
+    bind_all,
+    is_loopback,
+    listening_addresses,
+    parse_rendezvous_endpoint,
+)
+
+__all__ = ["command"]
+
+logger = logging.getLogger("quorate.serve")
+
+DEFAULT_PORT = 29400
+
+
+@click.command("serve", context_settings=CONTEXT_SETTINGS)
+@click.option(
+    "--endpoint",
+    default="localhost",
+    show_default=True,
+    metavar="HOST[:PORT]",
+    help=f"Where to listen; the port is {DEFAULT_PORT} if none is given, and 0 picks a free one. "
+    "A name that is not a loopback one listens on all addresses of this machine.",
+)
+@click.option(
+    "--state-dir",
+    metavar="FOLDER",
+    help="Where the journal is kept, one for each port. Default: quorate in the user's state "
+    "folder.",
+)
+@click.option("--memory", is_flag=True, help="Keep no journal: runs die with this process.")
+@click.option(
+    "--idle-exit",
+    "idle_exit_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End after nobody was connected for so long. Default: never.",
+)
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+)
+@click.option("--listen-fd", "descriptors", type=int, multiple=True, hidden=True)
+def command(
+    endpoint: str,
+    state_dir: str | None,
+    memory: bool,
+    idle_exit_s: float | None,
+    log_level: str,
+    descriptors: tuple[int, ...],
+) -> None:
+    """Run a coordinator until it is told to end.
+
+    Agents find it with --rdzv-endpoint. With a journal, a coordinator that was killed and is
+    started again on the same port goes on where it was: no worker is restarted.
+    """
+    set_up_logging(log_level)
+    listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    if not listeners:
+        listeners = _listen(parse_rendezvous_endpoint(endpoint, DEFAULT_PORT))
+    port = listeners[0].getsockname()[1]
+    addresses = ", ".join(str(Endpoint(*s.getsockname()[:2])) for s in listeners)
+    ledger: Ledger | None = None
+    if memory:
+        logger.info("listening on %s, runs are kept in memory", addresses)
+    else:
+        path = journal_path(state_directory(state_dir), port)
+        ledger = Journal(path)
+        logger.info("listening on %s, journal %s", addresses, path)
+    _warn_if_open(listeners)
+    serve(listeners, ledger, idle_exit_s)
+
+
+def _listen(endpoint: Endpoint) -> list[socket.socket]:
+    listeners = bind_all(listening_addresses(endpoint), endpoint.port)
+    if listeners is None:
+        raise RendezvousConnectionError(
+            f"Another program has port {endpoint.port} of this machine. If it is a coordinator, "
+            f"agents can use it; else choose another port."
+        )
+    return listeners
+
+
+def _warn_if_open(listeners: list[socket.socket]) -> None:
+    if not all(is_loopback(listener.getsockname()[0]) for listener in listeners):
+        logger.warning(
+            "this coordinator listens beyond this machine and does not ask who connects: run it "
+            "only in a network that you trust"
+        )

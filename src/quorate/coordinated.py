@@ -1,0 +1,284 @@
+"""The coordinated way, as a `RendezvousHandler`: one session with a coordinator (the default)."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from quorate.api import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    free_port,
+)
+from quorate.config import local_addr_from, profile_from, settings_from
+from quorate.coordinator.attachment import unreachable
+from quorate.coordinator.client import Client, answered
+from quorate.coordinator.host import CoordinatorHost
+from quorate.coordinator.remote_store import RemoteStore
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
+from quorate.core.state import Place, World
+from quorate.errors import RendezvousError
+from quorate.identity import (
+    Endpoint,
+    NodeDescGenerator,
+    advertised_address,
+    parse_rendezvous_endpoints,
+)
+from quorate.wire.messages import (
+    ROLE_AGENT,
+    Answer,
+    Close,
+    Flag,
+    GetWorld,
+    Hello,
+    Join,
+    Joined,
+    Leave,
+    WorldRecord,
+)
+
+__all__ = ["DEFAULT_PORT", "CoordinatedRendezvousHandler", "create_handler"]
+
+logger = logging.getLogger("quorate.rendezvous")
+
+BACKEND = "quorate"
+DEFAULT_PORT = 29400
+
+# A node that ends says so where it can; it does not wait longer than this for an answer.
+LEAVE_TIMEOUT_S = 3.0
+
+# How often a waiting agent looks whether there is something new to tell its log.
+EXPLAIN_EVERY_S = 1.0
+
+
+class CoordinatedRendezvousHandler(RendezvousHandler):
+    """One node's session with a coordinator.
+
+    Args:
+        settings: The settings of the run.
+        endpoints: Where coordinators are.
+        profile: What the node says about itself.
+        local_addr: The address to advertise; that of its own connection if `None`.
+        host: May start a coordinator on this machine; `None` never to.
+    """
+
+    _node_desc_generator = NodeDescGenerator()
+
+    def __init__(
+        self,
+        settings: RendezvousSettings,
+        endpoints: Sequence[Endpoint],
+        profile: NodeProfile | None = None,
+        local_addr: str | None = None,
+        host: Callable[[Endpoint], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._profile = profile or NodeProfile()
+        self._local_addr = local_addr
+        self._session = secrets.token_hex(8)
+        self._node: NodeDesc | None = None
+        self._place: Place | None = None
+        self._started = False
+        self._ended = False
+        self._joining = threading.Lock()
+        self._client = Client(
+            endpoints, self._hello, settings.keep_alive_interval.total_seconds(), host
+        )
+
+    @property
+    def settings(self) -> RendezvousSettings:
+        """The settings of the run."""
+        return self._settings
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The coordinator's endpoint, for workers that use the store."""
+        return self._client.endpoint
+
+    @property
+    def node(self) -> NodeDesc | None:
+        """This node's descriptor, known once there was a connection."""
+        return self._node
+
+    @property
+    def reason_to_regroup(self) -> str:
+        """Why `num_nodes_waiting` is above zero, for people."""
+        return self._client.attachment.changed_reason
+
+    @property
+    def closed_reason(self) -> str:
+        """Why the run was closed, empty while it is open."""
+        return self._client.attachment.closed_reason
+
+    def get_backend(self) -> str:
+        """See base class."""
+        return BACKEND
+
+    def get_run_id(self) -> str:
+        """See base class."""
+        return self._settings.run_id
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """See base class."""
+        with self._joining:
+            self._start()
+            after = self._place.world if self._place is not None else None
+            profile = msgspec.structs.replace(self._profile, port=free_port())
+            timeout_s = self._settings.timeout.join.total_seconds()
+            future = self._client.submit(lambda id: Join(id, after, timeout_s, profile))
+            joined = answered(self._await_join(future, timeout_s), Joined)
+            self._place = joined.place
+        logger.info(
+            "round %d: rank %d of %d (run %s)",
+            joined.place.round,
+            joined.place.rank,
+            joined.place.size,
+            self._settings.run_id,
+        )
+        return self._info(joined.place)
+
+    def is_closed(self) -> bool:
+        """See base class."""
+        return self._client.attachment.closed
+
+    def set_closed(self, reason: str = "") -> None:
+        """See base class."""
+        self._close(reason, failed=False)
+
+    def fail(self, reason: str) -> bool:
+        """Say that the job has failed on this node for good (R7).
+
+        The coordinator waits until the other members have answered since. If one of them is
+        lost, the failure was a symptom of that: this node leaves, and the others go on.
+
+        Args:
+            reason: What failed, for everyone.
+
+        Returns:
+            Whether the run was closed.
+        """
+        return self._close(reason, failed=True)
+
+    def num_nodes_waiting(self) -> int:
+        """See base class. Answers from what was pushed, at once; never fails."""
+        if self._client.attachment.error is not None and not self._ended:
+            return 1
+        return self._client.attachment.waiting
+
+    def leave(self, reason: str = "") -> None:
+        """See base class. Does not fail: without a word, the others notice the end."""
+        if self._started and not self._ended:
+            self._ended = True
+            try:
+                self._client.call(lambda id: Leave(id, reason), LEAVE_TIMEOUT_S)
+            except RendezvousError as error:
+                logger.info("could not say that this node leaves: %s", error)
+        self._release()
+
+    def shutdown(self) -> bool:
+        """Close the run if this node is or was in a world of it, else leave; end the session."""
+        if self._ended or not self._started:
+            self._release()
+            return True
+        try:
+            if self._place is not None and not self.is_closed():
+                self.set_closed("the job was shut down")
+                self._ended = True
+            self.leave()
+        except RendezvousError as error:
+            logger.warning("could not close the run %s: %s", self._settings.run_id, error)
+            self._release()
+            return False
+        return True
+
+    def world(self) -> World | None:
+        """See base class."""
+        timeout_s = self._settings.timeout.heartbeat.total_seconds()
+        return answered(self._client.call(GetWorld, timeout_s), WorldRecord).world
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            atexit.register(self.leave, "the process has ended")
+            self._client.start()
+
+    def _release(self) -> None:
+        self._ended = True
+        atexit.unregister(self.leave)
+        self._client.close()
+
+    def _hello(self, endpoint: Endpoint, connection_addr: str) -> Hello:
+        addr = advertised_address(connection_addr, endpoint.host, self._local_addr)
+        node = self._node_desc_generator.generate(addr)
+        self._node = msgspec.structs.replace(node, incarnation=self._session)
+        return Hello(
+            version=PROTOCOL_VERSION,
+            role=ROLE_AGENT,
+            run_id=self._settings.run_id,
+            session=self._session,
+            node=self._node,
+            profile=self._profile,
+            settings=self._settings.agreed,
+        )
+
+    def _await_join(self, future: concurrent.futures.Future[Answer], timeout_s: float) -> Answer:
+        """Wait for the coordinator's word; it counts the time, except while there is none."""
+        told = None
+        while True:
+            try:
+                return future.result(EXPLAIN_EVERY_S)
+            except TimeoutError:
+                if future.done():
+                    return future.result()
+            detached_s = self._client.detached_for_s()
+            if detached_s > timeout_s:
+                future.cancel()
+                raise unreachable(str(self.endpoint), self._client.attachment, detached_s)
+            explanation = self._client.attachment.explanation
+            if explanation is not None and explanation is not told:
+                told = explanation
+                logger.info(
+                    "%s, since %.0f s (run %s)",
+                    explanation.reason,
+                    explanation.since_s,
+                    self._settings.run_id,
+                )
+
+    def _info(self, place: Place) -> RendezvousInfo:
+        return RendezvousInfo(
+            store=RemoteStore(self._client, place.world),
+            rank=place.rank,
+            world_size=place.size,
+            bootstrap_store_info=RendezvousStoreInfo(place.leader_addr, place.leader_port),
+            place=place,
+        )
+
+    def _close(self, reason: str, failed: bool) -> bool:
+        self._start()
+        timeout_s = self._settings.timeout.close.total_seconds()
+        answer = self._client.call(lambda id: Close(id, reason, failed), timeout_s)
+        return answered(answer, Flag).value
+
+
+def create_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler:
+    """Return the handler for a node's parameters, `backend` being `quorate`.
+
+    Raises:
+        RendezvousSettingsError: A parameter is wrong.
+    """
+    return CoordinatedRendezvousHandler(
+        settings_from(params),
+        parse_rendezvous_endpoints(params.endpoint, DEFAULT_PORT),
+        profile_from(params),
+        local_addr_from(params),
+        CoordinatorHost(params.get_as_bool("is_host"), params.get("state_dir")),
+    )

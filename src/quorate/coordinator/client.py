@@ -1,0 +1,363 @@
+"""The agent's side of a coordinator: sockets and a background thread around `attachment`.
+
+All clients of a process share one thread with an event loop. Their calls block the caller only;
+whatever happens to the connection, they go on until they are answered, ended, or out of time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+from quorate.clock import Clock, SystemClock
+from quorate.coordinator.attachment import Attachment, Phase, unreachable
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousProtocolError,
+    RendezvousTimeoutError,
+)
+from quorate.identity import Endpoint
+from quorate.wire.messages import Answer, Hello, Request
+
+__all__ = ["Client", "Kind", "answered", "background_loop"]
+
+logger = logging.getLogger("quorate.client")
+
+CONNECT_TIMEOUT_S = 1.0
+RESOLVE_TIMEOUT_S = 10.0
+
+# An unreachable coordinator is mentioned in the log this often.
+COMPLAIN_EVERY_S = 10.0
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+Kind = TypeVar("Kind")
+
+_loop_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that all clients of this process share, starting its thread once."""
+    global _loop  # noqa: PLW0603 - one loop a process is the point
+    with _loop_lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_loop.run_forever, name="quorate-client", daemon=True)
+            thread.start()
+        return _loop
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.transport: asyncio.Transport | None = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the interface of asyncio's, but not its class.
+        self.transport = cast(asyncio.Transport, transport)
+        self._client.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._client.received(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        if not self.lost.done():
+            self.lost.set_result(None)
+        self._client.lost(self, str(exc) if exc else "the coordinator ended the connection")
+
+    def reset(self) -> None:
+        """Give the connection up without looking like a process that ends (R8)."""
+        if self.transport is not None:
+            raw: socket.socket | None = self.transport.get_extra_info("socket")
+            if raw is not None:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.transport.abort()
+
+
+class Client:
+    """One session with a coordinator, kept up over all connections that it takes.
+
+    Args:
+        endpoints: Where coordinators are; tried in turn.
+        make_hello: Returns the hello, given the endpoint and the local address in use.
+        interval_s: The keep-alive interval (R11).
+        host: Called in a thread of its own when an endpoint refuses connections: it may start a
+            coordinator there.
+        clock: The time.
+        loop: The loop to live in; the process's own background loop by default.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        make_hello: Callable[[Endpoint, str], Hello],
+        interval_s: float,
+        host: Callable[[Endpoint], None] | None = None,
+        clock: Clock | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._endpoints = list(endpoints)
+        self._make_hello = make_hello
+        self._interval_s = interval_s
+        self._host = host
+        self._clock = clock or SystemClock()
+        self._loop = loop or background_loop()
+        self._endpoint = self._endpoints[0]
+        self.attachment = Attachment(self._hello, interval_s)
+        self._connection: _Connection | None = None
+        self._futures: dict[int, concurrent.futures.Future[Answer]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._complained_s: float | None = None
+        self._change_callbacks: list[Callable[[], None]] = []
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint in use, or tried last."""
+        return self._endpoint
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._loop.call_soon_threadsafe(self._start)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, in the client's thread, whenever something was received."""
+        self._change_callbacks.append(callback)
+
+    def submit(self, make_request: Callable[[int], Request]) -> concurrent.futures.Future[Answer]:
+        """Ask something.
+
+        Args:
+            make_request: Returns the request, given its id.
+
+        Returns:
+            A future of the answer; cancelling it stops the asking.
+        """
+        future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(self._submit, make_request, future)
+        return future
+
+    def call(self, make_request: Callable[[int], Request], timeout_s: float) -> Answer:
+        """Ask something and wait for the answer.
+
+        Args:
+            make_request: Returns the request, given its id.
+            timeout_s: How long to wait, over as many connections as it takes.
+
+        Raises:
+            RendezvousConnectionError: There was no connection when the time was over.
+            RendezvousTimeoutError: There was one, but no answer.
+            RendezvousError: What the coordinator answered.
+        """
+        future = self.submit(make_request)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            if future.cancel():
+                raise self.no_answer(timeout_s) from None
+            return future.result()
+
+    def no_answer(self, timeout_s: float) -> RendezvousError:
+        """Return the error for a call that was not answered in time."""
+        if not self.attachment.attached:
+            return unreachable(str(self._endpoint), self.attachment, timeout_s)
+        return RendezvousTimeoutError(
+            f"The coordinator at {self._endpoint} did not answer within {timeout_s:g} s, though it "
+            f"is connected: see its log."
+        )
+
+    def detached_for_s(self) -> float:
+        """Return for how long, in seconds, there has been no coordinator; 0 while there is one."""
+        since_s = self.attachment.detached_since_s
+        return 0.0 if since_s is None else self._clock.monotonic() - since_s
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the session and its connection; what is unanswered fails."""
+        ended = threading.Event()
+
+        def end() -> None:
+            self._end()
+            ended.set()
+
+        if not self._loop.is_closed() and self._loop.is_running():
+            self._loop.call_soon_threadsafe(end)
+            if threading.current_thread().name != "quorate-client":
+                ended.wait(timeout_s)
+
+    # What follows runs in the loop's thread.
+
+    def made(self, connection: _Connection) -> None:
+        """Take a new connection into use."""
+        assert connection.transport is not None
+        self._connection = connection
+        local_addr = connection.transport.get_extra_info("sockname")[0]
+        self.attachment.connected(local_addr, self._now_s())
+        self._flush()
+
+    def received(self, connection: _Connection, data: bytes) -> None:
+        """Hand on what was received."""
+        try:
+            self.attachment.received(data, self._now_s())
+        except RendezvousProtocolError as error:
+            self.attachment.end(error)
+        self._flush()
+        for callback in self._change_callbacks:
+            callback()
+        if self.attachment.phase is Phase.ENDED:
+            self._end()
+        else:
+            self._complained_s = None
+
+    def lost(self, connection: _Connection, why: str) -> None:
+        """Note the end of a connection."""
+        if connection is self._connection:
+            self._connection = None
+            self.attachment.lost(why, self._now_s())
+
+    def _hello(self, local_addr: str) -> Hello:
+        return self._make_hello(self._endpoint, local_addr)
+
+    def _now_s(self) -> float:
+        return self._clock.monotonic()
+
+    def _start(self) -> None:
+        if self._task is None and self.attachment.phase is not Phase.ENDED:
+            self.attachment.detached_since_s = self._now_s()
+            self._task = self._loop.create_task(self._stay_connected())
+            self._tick()
+
+    def _submit(
+        self,
+        make_request: Callable[[int], Request],
+        future: concurrent.futures.Future[Answer],
+    ) -> None:
+        if future.cancelled():
+            return
+        request_id = self.attachment.next_id()
+        self._futures[request_id] = future
+        future.add_done_callback(lambda done: self._forget_cancelled(request_id, done))
+        self.attachment.request(request_id, make_request(request_id), self._now_s())
+        self._flush()
+
+    def _flush(self) -> None:
+        output = self.attachment.take_output()
+        connection = self._connection
+        if output and connection is not None and connection.transport is not None:
+            connection.transport.write(output)
+        for outcome in self.attachment.take_outcomes():
+            future = self._futures.pop(outcome.request_id, None)
+            if future is None:
+                continue
+            # The caller may give up at any moment, in its own thread.
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                if outcome.answer is not None:
+                    future.set_result(outcome.answer)
+                else:
+                    future.set_exception(outcome.error)
+
+    def _forget_cancelled(self, request_id: int, future: concurrent.futures.Future[Answer]) -> None:
+        if future.cancelled():
+            self._loop.call_soon_threadsafe(self._forget, request_id)
+
+    def _forget(self, request_id: int) -> None:
+        self._futures.pop(request_id, None)
+        self.attachment.forget(request_id)
+
+    def _tick(self) -> None:
+        self._ticker = self._loop.call_later(self._interval_s / 4, self._tick)
+        if self.attachment.tick(self._now_s()) and self._connection is not None:
+            connection, self._connection = self._connection, None
+            why = f"it did not answer for {self._interval_s:g} s"
+            self.attachment.lost(why, self._now_s())
+            connection.reset()
+        self._flush()
+
+    async def _stay_connected(self) -> None:
+        turn = 0
+        while self.attachment.phase is not Phase.ENDED:
+            await asyncio.sleep(max(self.attachment.dial_at_s - self._now_s(), 0.0))
+            self._endpoint = self._endpoints[turn % len(self._endpoints)]
+            connection = await self._dial(self._endpoint)
+            if connection is not None:
+                await connection.lost
+            if connection is None or not self.attachment.coordinator:
+                turn += 1
+
+    async def _dial(self, endpoint: Endpoint) -> _Connection | None:
+        self.attachment.dialing()
+        try:
+            return await self._connect(endpoint)
+        except (OSError, TimeoutError) as error:
+            why = str(error) or f"no answer within {CONNECT_TIMEOUT_S:g} s"
+            self.attachment.refused(why, self._now_s())
+            self._complain()
+        if self._host is not None:
+            try:
+                await self._loop.run_in_executor(None, self._host, endpoint)
+            except RendezvousError as error:
+                logger.warning("no coordinator could be started at %s: %s", endpoint, error)
+        return None
+
+    async def _connect(self, endpoint: Endpoint) -> _Connection:
+        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            found = await self._loop.getaddrinfo(
+                endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+            )
+        failure: Exception = OSError(f"{endpoint.host} has no address")
+        for family, _, _, _, sockaddr in found:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    _, connection = await self._loop.create_connection(
+                        lambda: _Connection(self), str(sockaddr[0]), int(sockaddr[1]), family=family
+                    )
+                return connection
+            except (OSError, TimeoutError) as error:
+                failure = error
+        raise failure
+
+    def _complain(self) -> None:
+        """Say now and then that there is no coordinator (R16)."""
+        now_s = self._now_s()
+        if self._complained_s is None or now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            logger.info(
+                "no coordinator at %s for %.0f s (%s); trying again",
+                self._endpoint,
+                self.detached_for_s(),
+                self.attachment.last_error,
+            )
+
+    def _end(self) -> None:
+        if self.attachment.phase is not Phase.ENDED:
+            self.attachment.end(RendezvousConnectionError("The session was closed."))
+        self._flush()
+        for handle in (self._task, self._ticker):
+            if handle is not None:
+                handle.cancel()
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.transport.close()
+
+
+def answered(answer: Answer, kind: type[Kind]) -> Kind:
+    """Return an answer that must be of one kind.
+
+    Raises:
+        RendezvousProtocolError: It is of another.
+    """
+    if not isinstance(answer, kind):
+        raise RendezvousProtocolError(
+            f"The coordinator answered with {type(answer).__name__} where {kind.__name__} was due: "
+            f"run the same release of quorate everywhere."
+        )
+    return answer

@@ -1,0 +1,115 @@
+"""Starts a coordinator where an endpoint says that it should be, if that is this machine.
+
+No host name is compared: an address is this machine's if a socket can be bound to it. Whoever
+binds the port hands the listening sockets to a process of their own, so that there is no moment
+in which a connection would be refused, and no second coordinator. It outlives this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from quorate.coordinator.ledger import state_directory
+from quorate.errors import RendezvousConnectionError, translating
+from quorate.identity import Endpoint, bind_all, listening_addresses, own_addresses
+
+__all__ = ["CoordinatorHost"]
+
+logger = logging.getLogger("quorate.host")
+
+# An embedded coordinator ends this long after the last agent has gone.
+IDLE_EXIT_S = 60.0
+
+# The log of an embedded coordinator starts anew when it has become longer than this.
+LOG_BYTES_MAX = 16 * 1024 * 1024
+
+
+class CoordinatorHost:
+    """Starts coordinators for endpoints of this machine.
+
+    Args:
+        is_host: `True` to listen whether or not the endpoint looks like this machine, `False`
+            never to start one, `None` to find out.
+        state_dir: Where the coordinator keeps its journal and its log; the user's state folder
+            if `None`.
+        memory: Keep no journal: runs die with the coordinator.
+    """
+
+    def __init__(
+        self, is_host: bool | None = None, state_dir: str | None = None, memory: bool = False
+    ) -> None:
+        self._is_host = is_host
+        self._directory = state_directory(state_dir)
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, endpoint: Endpoint) -> None:
+        """Start a coordinator at the endpoint, if this machine may and nobody else has.
+
+        Raises:
+            RendezvousConnectionError: It may, but the system refuses.
+        """
+        with self._lock:
+            self._children = [child for child in self._children if child.poll() is None]
+            if self._is_host is not False and (self._is_host or own_addresses(endpoint)):
+                self.start(endpoint)
+
+    def start(self, endpoint: Endpoint) -> Endpoint | None:
+        """Start a coordinator at an endpoint of this machine.
+
+        Args:
+            endpoint: Where; with port 0 a free one is taken.
+
+        Returns:
+            The endpoint with its real port, or `None` if another process has the port.
+
+        Raises:
+            RendezvousConnectionError: The system refuses.
+        """
+        listeners = bind_all(listening_addresses(endpoint), endpoint.port)
+        if listeners is None:
+            return None
+        with contextlib.ExitStack() as closing:
+            for listener in listeners:
+                closing.enter_context(listener)
+            port: int = listeners[0].getsockname()[1]
+            descriptors = [listener.fileno() for listener in listeners]
+            self._children.append(self._spawn(descriptors, port))
+        logger.info("started a coordinator at %s", Endpoint(endpoint.host, port))
+        return Endpoint(endpoint.host, port)
+
+    def _spawn(self, descriptors: list[int], port: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "quorate", "serve", "--idle-exit", f"{IDLE_EXIT_S:g}"]
+        for descriptor in descriptors:
+            command += ["--listen-fd", str(descriptor)]
+        command += ["--memory"] if self._memory else ["--state-dir", str(self._directory)]
+        log = self._directory / f"coordinator-{port}.log"
+        with translating({OSError: RendezvousConnectionError}, f"starting a coordinator ({log})"):
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _truncate_if_long(log)
+            output = os.open(log, mode, 0o600)
+            try:
+                return subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=descriptors,
+                    start_new_session=True,
+                )
+            finally:
+                os.close(output)
+
+
+def _truncate_if_long(log: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > LOG_BYTES_MAX:
+            return os.O_TRUNC
+    return 0

@@ -1,0 +1,46 @@
+"""Where a coordinator keeps what it must not forget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["Ledger", "journal_path", "state_directory"]
+
+
+class Ledger(Protocol):
+    """Keys and bytes that outlive the coordinator. `quorate.backends.journal.Journal` is one."""
+
+    def load(self) -> dict[str, bytes]:
+        """Return everything that is stored."""
+        ...
+
+    def commit(self, changes: Mapping[str, bytes | None], durable: bool = True) -> None:
+        """Store all changes or none; a value of `None` deletes its key.
+
+        Raises:
+            RendezvousConnectionError: Nothing was stored; try again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what is held."""
+        ...
+
+
+def state_directory(given: str | None = None) -> Path:
+    """Return the folder for journals and logs: the given one, or the user's state folder.
+
+    The latter follows the XDG base directory specification.
+    """
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "quorate"
+
+
+def journal_path(directory: Path, port: int) -> Path:
+    """Return the path of the journal of the coordinator on a port of this machine."""
+    return directory / f"coordinator-{port}.journal"

@@ -1,0 +1,299 @@
+"""The coordinator's shell: sockets, timers, and the one writer. All decisions are `engine`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+from quorate.clock import Clock, SystemClock
+from quorate.coordinator.engine import Batch, Engine
+from quorate.coordinator.ledger import Ledger
+from quorate.coordinator.outbox import Send
+from quorate.errors import RendezvousConnectionError, RendezvousProtocolError
+from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
+from quorate.wire.messages import Hello, Refused, decode_request, encode, failure
+
+__all__ = ["CoordinatorServer", "serve"]
+
+logger = logging.getLogger("quorate.coordinator")
+
+TICK_S = 0.25
+
+# A peer that does not say hello in this time is no agent; agents say it in their first packet.
+GREETING_TIMEOUT_S = 10.0
+
+# Agents and stores beat every few seconds; a connection without any word for this long is dead.
+IDLE_TIMEOUT_S = 120.0
+
+# What a peer that does not read may make us keep for it.
+UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
+
+COMMIT_RETRY_S = 1.0
+
+
+class _Connection(asyncio.Protocol):
+    """One peer's socket: bytes to messages, and back."""
+
+    def __init__(self, server: CoordinatorServer) -> None:
+        self._server = server
+        self._reader = FrameReader()
+        self._finished = False
+        self.number = 0
+        self.heard_s = 0.0
+        self.greeted = False
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the connection."""
+        # uvloop's transports have the interface of asyncio's, but not its class.
+        self.transport = cast(asyncio.Transport, transport)
+        self._server.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on the messages that the bytes complete."""
+        self.heard_s = self._server.now_s()
+        try:
+            for body in self._reader.feed(data):
+                message = decode_request(body)
+                if isinstance(message, Hello):
+                    self.greeted = True
+                    self._reader.bytes_max = FRAME_BYTES_MAX
+                self._server.received(self, message)
+        except RendezvousProtocolError as error:
+            self.refuse(error)
+
+    def eof_received(self) -> bool:
+        """Note that the peer has finished in order, as a process that ends does (R8)."""
+        self._finished = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the connection is gone."""
+        self.transport = None
+        self._server.closed(self, finished=self._finished and exc is None)
+
+    def refuse(self, error: RendezvousProtocolError) -> None:
+        """Say why, and end the connection; nobody else is affected (R15)."""
+        if self.transport is not None:
+            logger.warning("refused %s: %s", self.peer(), error)
+            answer = failure(0, error)
+            self.transport.write(frame(encode(Refused(answer.code, answer.message))))
+            self.transport.close()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, unless the peer has stopped reading."""
+        if self.transport is None:
+            return
+        self.transport.write(data)
+        if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+            logger.warning("gave up on %s: it does not read what it is sent", self.peer())
+            self.transport.abort()
+
+    def peer(self) -> str:
+        """Return the peer's address, for the log."""
+        return str(self.transport.get_extra_info("peername")) if self.transport else "a peer"
+
+
+class CoordinatorServer:
+    """Serves an engine on listening sockets.
+
+    Args:
+        listeners: Bound, listening sockets; they are closed at the end.
+        ledger: Where runs are kept; `None` for runs that die with the process.
+        idle_exit_s: End after nobody was connected for so long; `None` to serve for ever.
+        clock: The time.
+
+    Raises:
+        RendezvousStateError: The ledger holds something that is not a coordinator's.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        ledger: Ledger | None,
+        idle_exit_s: float | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._listeners = listeners
+        self._ledger = ledger
+        self._idle_exit_s = idle_exit_s
+        self._clock = clock or SystemClock()
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        records = ledger.load() if ledger is not None else {}
+        self._engine = Engine(records, self._clock, lambda: secrets.token_hex(4), name)
+        self._connections: dict[int, _Connection] = {}
+        self._last_number = 0
+        self._flush_planned = False
+        self._writer = ThreadPoolExecutor(1, "quorate-writer")
+        self._writing: asyncio.Task[None] | None = None
+        self._busy_s = self._clock.monotonic()
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until told to stop, or idle for long enough."""
+        loop = asyncio.get_running_loop()
+        servers = [
+            await loop.create_server(lambda: _Connection(self), sock=listener, backlog=4096)
+            for listener in self._listeners
+        ]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        ticker = loop.create_task(self._tick_for_ever())
+        try:
+            await self._stopped.wait()
+        finally:
+            ticker.cancel()
+            for server in servers:
+                server.close()
+            await self._end()
+
+    def stop(self) -> None:
+        """Ask `run` to return."""
+        self._stopped.set()
+
+    def now_s(self) -> float:
+        """Return the machine's monotonic time, for the connections' own limits."""
+        return self._clock.monotonic()
+
+    def opened(self, connection: _Connection) -> None:
+        """Number a new connection and tell the engine."""
+        self._last_number += 1
+        connection.number = self._last_number
+        connection.heard_s = self.now_s()
+        self._connections[connection.number] = connection
+        self._engine.opened(connection.number)
+
+    def received(self, connection: _Connection, message: object) -> None:
+        """Hand a message to the engine; its effects follow once this turn of the loop is over."""
+        self._engine.receive(connection.number, message)  # type: ignore[arg-type]
+        self._plan_flush()
+
+    def closed(self, connection: _Connection, finished: bool) -> None:
+        """Tell the engine that a connection is gone."""
+        if self._connections.pop(connection.number, None) is not None:
+            self._engine.closed(connection.number, finished)
+            self._plan_flush()
+
+    def _plan_flush(self) -> None:
+        """Flush once for all that this turn of the loop brings: that is what makes a batch."""
+        if not self._flush_planned:
+            self._flush_planned = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        while True:
+            batch = self._engine.take_batch()
+            self._send(self._engine.take_sends())
+            for run_id, text in self._engine.take_events():
+                logger.info("run %s: %s", run_id, text)
+            if batch is None:
+                return
+            if self._ledger is not None:
+                self._writing = asyncio.get_running_loop().create_task(self._store(batch))
+                return
+            self._engine.settle(batch)
+
+    async def _store(self, batch: Batch) -> None:
+        """Write a batch, however often it takes; until then nobody is answered (R14)."""
+        assert self._ledger is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await loop.run_in_executor(
+                    self._writer, self._ledger.commit, batch.changes, batch.durable
+                )
+                break
+            except RendezvousConnectionError as error:
+                logger.error("%s; agents wait until it can be stored, trying again", error)
+                await asyncio.sleep(COMMIT_RETRY_S)
+        self._engine.settle(batch)
+        self._flush()
+
+    def _send(self, sends: list[Send]) -> None:
+        for send in sends:
+            data = frame(encode(send.message)) if send.message is not None else b""
+            for number in send.connections:
+                connection = self._connections.get(number)
+                if connection is None:
+                    continue
+                if data:
+                    connection.write(data)
+                if send.end and connection.transport is not None:
+                    connection.transport.close()
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._engine.tick()
+            self._flush()
+            self._end_dead_connections()
+            self._stop_if_idle()
+
+    def _end_dead_connections(self) -> None:
+        now_s = self.now_s()
+        for connection in list(self._connections.values()):
+            limit_s = IDLE_TIMEOUT_S if connection.greeted else GREETING_TIMEOUT_S
+            if now_s - connection.heard_s > limit_s and connection.transport is not None:
+                connection.transport.abort()
+
+    def _stop_if_idle(self) -> None:
+        now_s = self.now_s()
+        if self._engine.has_work():
+            self._busy_s = now_s
+        elif self._idle_exit_s is not None and now_s - self._busy_s >= self._idle_exit_s:
+            logger.info("nobody was connected for %g s: this coordinator ends", self._idle_exit_s)
+            self.stop()
+
+    async def _end(self) -> None:
+        if self._writing is not None and not self._writing.done():
+            self._writing.cancel()
+        for connection in list(self._connections.values()):
+            if connection.transport is not None:
+                # Agents must take this for a restart, not for their own end.
+                connection.transport.abort()
+        self._writer.shutdown(wait=True)
+        if self._ledger is not None:
+            self._ledger.close()
+
+
+def serve(
+    listeners: Sequence[socket.socket],
+    ledger: Ledger | None,
+    idle_exit_s: float | None = None,
+) -> None:
+    """Serve a coordinator in this process until a signal or idleness ends it.
+
+    Args:
+        listeners: Bound, listening sockets.
+        ledger: Where runs are kept; `None` for runs that die with the process.
+        idle_exit_s: End after nobody was connected for so long, in seconds.
+
+    Raises:
+        RendezvousStateError: The ledger holds something that is not a coordinator's.
+    """
+    _raise_open_files_limit()
+
+    async def main() -> None:
+        await CoordinatorServer(listeners, ledger, idle_exit_s).run()
+
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main())
+    else:
+        uvloop.run(main())
+
+
+def _raise_open_files_limit() -> None:
+    """Allow as many connections as the system lets this process have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
