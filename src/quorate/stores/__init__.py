@@ -1,0 +1,1 @@
+"""Key-value stores that the nodes of a run share."""
