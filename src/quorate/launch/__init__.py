@@ -1,0 +1,1 @@
+"""The agent of `quorate run`: worker processes, their environment, restarts, signals, output."""

@@ -1,0 +1,301 @@
+"""The agent: joins rounds, runs the workers of one node in each, and says how it ended.
+
+What ends a round, and what follows:
+
+* All workers exit with 0: the node has finished; see `quorate.launch.exit_barrier`.
+* The world is to change (R8): the workers are stopped and the agent comes back for the next
+  round. That costs nothing of the restart budget.
+* A worker fails: all workers are stopped, the others see this node come back and do likewise. The
+  loss of another node makes workers fail before anybody is told of the loss, so that the agent
+  waits for a moment: if the world is to change after all, the failure was a symptom and costs
+  nothing. Else it costs one restart. Without one left the run is closed as failed (R7), and the
+  agent exits with the worker's code.
+
+Exit codes: 0, the node has finished, or was not needed: a spare at the end, or too late for a run
+that had succeeded already; the code of the worker that failed first on this node, 128 + n if
+signal n ended it; 126 and 127, the program cannot be started; 128 + n, signal n ended the agent;
+else the `exit_code` of a `RendezvousError`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import BinaryIO
+
+from quorate.api import RendezvousHandler, RendezvousInfo
+from quorate.clock import Clock, SystemClock
+from quorate.core.state import Place
+from quorate.errors import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+)
+from quorate.launch.exit_barrier import Ending, await_others
+from quorate.launch.interrupts import Interrupted, Interrupts
+from quorate.launch.output import WorkerOutput
+from quorate.launch.spec import WorkerSpec, place_of, worker_environment, worker_log
+from quorate.launch.wards import Wards
+from quorate.launch.workers import WorkerFailure, WorkerGroup, WorkerState, WorkerStatus
+
+__all__ = ["SUCCEEDED", "Agent"]
+
+# The first word of the reason with which a run is closed that has done its work.
+SUCCEEDED = "succeeded"
+
+EXIT_NOT_STARTED = 126
+EXIT_NOT_FOUND = 127
+
+# Workers whose agent was killed are ended by the time that the others regroup without them.
+ORPHAN_GRACE_S = 2.0
+
+
+class Agent:
+    """Runs the workers of one node through all rounds of a run. Call `run` once.
+
+    Args:
+        handler: The node's part in the rendezvous.
+        spec: What to run.
+        clock: Measures waits.
+        out: Where the workers' standard outputs go, each line with its rank.
+        err: Where their standard errors go, and what the agent itself has to say.
+    """
+
+    def __init__(
+        self,
+        handler: RendezvousHandler,
+        spec: WorkerSpec,
+        clock: Clock | None = None,
+        out: BinaryIO | None = None,
+        err: BinaryIO | None = None,
+    ) -> None:
+        self._handler = handler
+        self._spec = spec
+        self._clock = clock or SystemClock()
+        self._out = out or sys.stdout.buffer
+        self._err = err or sys.stderr.buffer
+        self._interrupts = Interrupts(on_second=self._kill_workers)
+        self._group: WorkerGroup | None = None
+        self._restarts = 0
+        self._failure: WorkerFailure | None = None
+        self._is_unreachable = False
+
+    def run(self) -> int:
+        """Run the workers until the node has finished or failed; return the exit code.
+
+        On the main thread it handles SIGTERM, SIGINT, SIGHUP and SIGQUIT: the workers get the same
+        signal and the grace, and the node leaves the run. A second signal kills them at once.
+        """
+        program = self._spec.command[0]
+        if shutil.which(program, path=self._spec.environment.get("PATH")) is None:
+            self._say(f"there is no program {program!r} that can be run: check its name and PATH")
+            return EXIT_NOT_FOUND
+        grace_s = min(ORPHAN_GRACE_S, self._spec.stop_grace_s)
+        with self._interrupts.installed(), Wards(grace_s) as wards:
+            try:
+                return self._run_rounds(wards)
+            except Interrupted:
+                return self._end_by_signal()
+            except RendezvousError as error:
+                return self._end_by_error(error)
+            finally:
+                self._stop_workers()
+
+    def _run_rounds(self, wards: Wards) -> int:
+        while True:
+            with self._interrupts.felt():
+                info = self._handler.next_rendezvous()
+            self._failure = None
+            exit_code = self._run_round(info, wards)
+            if exit_code is not None:
+                return exit_code
+
+    def _run_round(self, info: RendezvousInfo, wards: Wards) -> int | None:
+        """Run the workers once; return the exit code, or None if the round is to be followed."""
+        place = place_of(info, self._spec)
+        try:
+            group = self._start_workers(info, place, wards)
+        except OSError as error:
+            reason = f"the workers could not be started on node {place.rank}: {error}"
+            self._say(reason)
+            return self._fail(f"failed: {reason}", EXIT_NOT_STARTED)
+        status = self._monitor(group)
+        if status is None:
+            self._say(f"round {place.round}: the world changes, stopping the workers to regroup")
+            self._stop_workers()
+            return None
+        if status.failure is not None:
+            return self._after_failure(status.failure, group, place)
+        self._stop_workers()
+        return self._finish(info, place)
+
+    def _start_workers(self, info: RendezvousInfo, place: Place, wards: Wards) -> WorkerGroup:
+        spec = self._spec
+        self._say(
+            f"round {place.round}: node {place.rank} of {place.size}, starting {spec.workers} of "
+            f"{place.workers} worker(s)"
+        )
+        environments, logs = {}, {}
+        for local_rank in range(spec.workers):
+            rank = place.first_worker + local_rank
+            environments[rank] = worker_environment(
+                spec, place, info.bootstrap_store_info, local_rank, self._restarts
+            )
+            log = worker_log(spec, place, local_rank)
+            if log is not None:
+                logs[rank] = log
+        self._group = WorkerGroup(wards, WorkerOutput(self._out, self._err), self._clock)
+        self._group.start(spec.command, environments, logs)
+        return self._group
+
+    def _monitor(self, group: WorkerGroup) -> WorkerStatus | None:
+        """Wait for the workers' end; return None if the world is to change before."""
+        while True:
+            with self._interrupts.felt():
+                status = group.wait(self._spec.monitor_interval_s)
+                if status.state is not WorkerState.RUNNING:
+                    return status
+                if self._is_changing():
+                    return None
+
+    def _is_changing(self) -> bool:
+        """Return whether the world is to change; while nobody can be asked, it is not (R11)."""
+        try:
+            waiting = self._handler.num_nodes_waiting()
+        except RendezvousConnectionError as error:
+            if not self._is_unreachable:
+                self._say(f"the workers go on, though nobody tells of changes: {error}")
+            self._is_unreachable = True
+            return False
+        self._is_unreachable = False
+        return waiting > 0
+
+    def _after_failure(
+        self, failure: WorkerFailure, group: WorkerGroup, place: Place
+    ) -> int | None:
+        noticed_at = self._clock.monotonic()
+        self._failure = failure
+        self._say(str(failure))
+        self._stop_workers()
+        if place.size > 1 and self._await_change(noticed_at + self._spec.loss_window_s):
+            self._say("the world changes as well: this failure does not count, regrouping")
+            return None
+        if self._restarts < self._spec.max_restarts:
+            self._restarts += 1
+            self._say(f"restart {self._restarts} of {self._spec.max_restarts}")
+            return None
+        for line in group.last_lines(failure.rank):
+            self._say(f"  [{failure.rank}]:{line}")
+        self._say(f"first to fail on this node: {failure}")
+        if failure.log is not None:
+            self._say(f"all that it printed is in {failure.log}")
+        return self._fail(f"failed: {failure} on node {place.rank}", failure.exit_code)
+
+    def _await_change(self, deadline: float) -> bool:
+        """Return whether the world is to change, as soon as it is, at the deadline if not."""
+        with self._interrupts.felt():
+            while not self._is_changing():
+                remaining_s = deadline - self._clock.monotonic()
+                if remaining_s <= 0:
+                    return False
+                self._clock.sleep(min(self._spec.monitor_interval_s, remaining_s))
+        return True
+
+    def _fail(self, reason: str, exit_code: int) -> int:
+        """Close the run for everyone, since this node cannot go on (R7)."""
+        self._stop_workers()
+        report = getattr(self._handler, "fail", self._handler.set_closed)
+        try:
+            with self._interrupts.felt():
+                report(reason)
+        except RendezvousError as error:
+            self._say(f"the others could not be told of the failure: {error}")
+        return exit_code
+
+    def _finish(self, info: RendezvousInfo, place: Place) -> int:
+        """Wait for the others, and close the run as succeeded or leave it."""
+        try:
+            with self._interrupts.felt():
+                ending = await_others(
+                    info.store,
+                    place.size,
+                    self._handler.is_closed,
+                    self._is_changing,
+                    self._clock,
+                    self._spec.exit_barrier_s,
+                )
+                self._part(ending, place)
+        # The work is done: that nobody can be told, by whatever kind of store, does not undo it.
+        except (RendezvousError, RuntimeError, OSError) as error:
+            self._say(f"the workers have finished, but the others could not be told: {error}")
+        return 0
+
+    def _part(self, ending: Ending, place: Place) -> None:
+        self._say(f"the workers of this node have finished; {ending.value}")
+        if ending is Ending.CHANGE:
+            self._leave("its workers have finished")
+            return
+        if ending is Ending.EVERYONE:
+            self._handler.set_closed(f"{SUCCEEDED}: all {place.size} node(s) have finished")
+        elif ending is Ending.TIMEOUT:
+            late_s = self._spec.exit_barrier_s
+            self._handler.set_closed(
+                f"{SUCCEEDED} on node {place.rank}, while others still worked {late_s:g} s later"
+            )
+        self._handler.shutdown()
+
+    def _end_by_signal(self) -> int:
+        number = self._interrupts.first
+        assert number is not None
+        self._say(f"received {number.name}: stopping the workers and leaving the run")
+        if self._group is not None:
+            self._group.stop(0 if self._interrupts.urgent else self._spec.stop_grace_s, number)
+        try:
+            with self._interrupts.felt(above=1):
+                self._leave(f"received {number.name}")
+        except Interrupted:
+            self._say("another signal: ending without a word to the others")
+        return 128 + number
+
+    def _end_by_error(self, error: RendezvousError) -> int:
+        """Say why the run ends for this node. A worker's failure before it is the better reason."""
+        self._stop_workers()
+        if isinstance(error, RendezvousGracefulExitError):
+            self._say(f"not needed: {error}")
+            return 0
+        if isinstance(error, RendezvousClosedError):
+            why = error.reason or str(error)
+            self._say(f"the run {self._spec.run_id!r} is closed: {why}")
+            if self._failure is None and error.reason.startswith(SUCCEEDED):
+                return 0
+        else:
+            self._say(f"{type(error).__name__}: {error}")
+        if self._failure is not None:
+            self._say(f"this node had failed before: {self._failure}")
+            return self._failure.exit_code
+        return error.exit_code
+
+    def _leave(self, reason: str) -> None:
+        try:
+            self._handler.leave(reason)
+        except NotImplementedError:
+            return
+        except RendezvousError as error:
+            self._say(f"could not leave in an orderly way: {error}")
+
+    def _stop_workers(self) -> None:
+        if self._group is not None:
+            self._group.stop(0 if self._interrupts.urgent else self._spec.stop_grace_s)
+
+    def _kill_workers(self) -> None:
+        if self._group is not None:
+            self._group.kill()
+
+    def _say(self, text: str) -> None:
+        try:
+            self._err.write(f"quorate: {text}\n".encode(errors="replace"))
+            self._err.flush()
+        except OSError:
+            # Whoever read it is gone; the workers are still to be looked after.
+            return
