@@ -42,6 +42,11 @@ def missing(package: str) -> bool:
     return importlib.util.find_spec(package) is None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what the tests themselves understand."""
+    parser.addoption("--rewrite", action="store_true", help="refresh the scenario files")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything below tests/e2e is marked so."""
     folder = Path(__file__).parent / "e2e"

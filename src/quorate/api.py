@@ -189,6 +189,24 @@ class RendezvousHandler(ABC):
     def shutdown(self) -> bool:
         """Close the run if this node may, release everything, and say whether that worked."""
 
+    @property
+    def reason_to_regroup(self) -> str:
+        """Why `num_nodes_waiting` is above zero, for people; empty if the handler cannot tell."""
+        return ""
+
+    def fail(self, reason: str) -> bool:
+        """Say that the job has failed on this node for good, which closes the run (R7).
+
+        Args:
+            reason: What failed, for the others.
+
+        Returns:
+            Whether the run was closed. If not, the failure was a symptom of a loss: this node has
+            left, and the others go on.
+        """
+        self.set_closed(reason)
+        return True
+
     def leave(self, reason: str = "") -> None:
         """Leave the run without closing it; the others regroup without this node (R7).
 

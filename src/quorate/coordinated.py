@@ -18,7 +18,7 @@ from quorate.api import (
     RendezvousStoreInfo,
     free_port,
 )
-from quorate.config import local_addr_from, profile_from, settings_from
+from quorate.config import check_keys, local_addr_from, profile_from, settings_from
 from quorate.coordinator.attachment import unreachable
 from quorate.coordinator.client import Client, answered
 from quorate.coordinator.host import CoordinatorHost
@@ -275,6 +275,7 @@ def create_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler
     Raises:
         RendezvousSettingsError: A parameter is wrong.
     """
+    check_keys(params.config, BACKEND)
     return CoordinatedRendezvousHandler(
         settings_from(params),
         parse_rendezvous_endpoints(params.endpoint, DEFAULT_PORT),

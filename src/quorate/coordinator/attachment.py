@@ -91,7 +91,7 @@ class Attachment:
         self._draw = draw
         self._hello: Hello | None = None
         self._reader = FrameReader(FRAME_BYTES_MAX)
-        self._requests: dict[int, Request] = {}
+        self._requests: dict[int, bytes] = {}
         self._last_id = 0
         self._pings = 0
         self._tries = 0
@@ -112,13 +112,18 @@ class Attachment:
         return self._last_id
 
     def request(self, request_id: int, message: Request, now_s: float) -> None:
-        """Ask something; it is repeated until it is answered or forgotten."""
+        """Ask something; it is repeated until it is answered or forgotten.
+
+        Raises:
+            RendezvousProtocolError: It is too large to be sent.
+        """
         if self.error is not None:
             self._outcomes.append(Outcome(request_id, None, self.error))
             return
-        self._requests[request_id] = message
+        data = frame(encode(message))
+        self._requests[request_id] = data
         if self.phase in {Phase.GREETING, Phase.ATTACHED}:
-            self._say(message, now_s)
+            self._say(data, now_s)
 
     def forget(self, request_id: int) -> None:
         """Stop asking; an answer that comes later is dropped."""
@@ -141,9 +146,9 @@ class Attachment:
         if self._hello is None:
             self._hello = self._make_hello(local_addr)
         self._output.clear()
-        self._say(self._hello, now_s)
-        for message in self._requests.values():
-            self._say(message, now_s)
+        self._say(frame(encode(self._hello)), now_s)
+        for data in self._requests.values():
+            self._say(data, now_s)
 
     def lost(self, error: str, now_s: float) -> None:
         """Note that the connection is gone."""
@@ -230,12 +235,12 @@ class Attachment:
 
     def _ping(self, now_s: float) -> None:
         self._pings += 1
-        self._say(Ping(self._pings), now_s)
+        self._say(frame(encode(Ping(self._pings))), now_s)
         if self._asked_since_s is None:
             self._asked_since_s = now_s
 
-    def _say(self, message: Request, now_s: float) -> None:
-        self._output.append(frame(encode(message)))
+    def _say(self, data: bytes, now_s: float) -> None:
+        self._output.append(data)
         self._spoke_s = now_s
 
     def _detach(self, error: str, now_s: float) -> None:
@@ -254,7 +259,7 @@ class Attachment:
 def unreachable(endpoint: str, attachment: Attachment, for_s: float) -> RendezvousConnectionError:
     """Return the error for a coordinator that could not be reached for some time."""
     return RendezvousConnectionError(
-        f"The coordinator at {endpoint} could not be reached for {for_s:.0f} s: "
+        f"The coordinator at {endpoint} could not be reached for {round(for_s, 1):g} s: "
         f"{attachment.last_error}. Check the endpoint, and whether the machine that it names is "
         f"up and its port open."
     )

@@ -10,10 +10,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import socket
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
 from quorate.clock import Clock, SystemClock
@@ -41,6 +43,8 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Kind = TypeVar("Kind")
 
+_THREAD = "quorate-client"
+
 _loop_lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -51,7 +55,8 @@ def background_loop() -> asyncio.AbstractEventLoop:
     with _loop_lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=_loop.run_forever, name="quorate-client", daemon=True)
+            _loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=_THREAD))
+            thread = threading.Thread(target=_loop.run_forever, name=_THREAD, daemon=True)
             thread.start()
         return _loop
 
@@ -74,7 +79,7 @@ class _Connection(asyncio.Protocol):
         self.transport = None
         if not self.lost.done():
             self.lost.set_result(None)
-        self._client.lost(self, str(exc) if exc else "the coordinator ended the connection")
+        self._client.lost(self, _told(exc) if exc else "the coordinator ended the connection")
 
     def reset(self) -> None:
         """Give the connection up without looking like a process that ends (R8)."""
@@ -116,6 +121,8 @@ class Client:
         self._endpoint = self._endpoints[0]
         self.attachment = Attachment(self._hello, interval_s)
         self._connection: _Connection | None = None
+        # The coordinator remembers one change of a session: they are made one at a time.
+        self.changing = threading.Lock()
         self._futures: dict[int, concurrent.futures.Future[Answer]] = {}
         self._task: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -192,7 +199,7 @@ class Client:
 
         if not self._loop.is_closed() and self._loop.is_running():
             self._loop.call_soon_threadsafe(end)
-            if threading.current_thread().name != "quorate-client":
+            if not self._in_loop():
                 ended.wait(timeout_s)
 
     # What follows runs in the loop's thread.
@@ -210,7 +217,7 @@ class Client:
         try:
             self.attachment.received(data, self._now_s())
         except RendezvousProtocolError as error:
-            self.attachment.end(error)
+            self.attachment.end(RendezvousProtocolError(f"At {self._endpoint}: {error}"))
         self._flush()
         for callback in self._change_callbacks:
             callback()
@@ -225,6 +232,12 @@ class Client:
             self._connection = None
             self.attachment.lost(why, self._now_s())
 
+    def _in_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
     def _hello(self, local_addr: str) -> Hello:
         return self._make_hello(self._endpoint, local_addr)
 
@@ -235,6 +248,7 @@ class Client:
         if self._task is None and self.attachment.phase is not Phase.ENDED:
             self.attachment.detached_since_s = self._now_s()
             self._task = self._loop.create_task(self._stay_connected())
+            self._task.add_done_callback(self._stopped_connecting)
             self._tick()
 
     def _submit(
@@ -247,7 +261,13 @@ class Client:
         request_id = self.attachment.next_id()
         self._futures[request_id] = future
         future.add_done_callback(lambda done: self._forget_cancelled(request_id, done))
-        self.attachment.request(request_id, make_request(request_id), self._now_s())
+        try:
+            self.attachment.request(request_id, make_request(request_id), self._now_s())
+        except Exception as error:
+            # It is the caller's, whatever it is: a request that cannot be sent is not asked.
+            del self._futures[request_id]
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_exception(error)
         self._flush()
 
     def _flush(self) -> None:
@@ -294,13 +314,18 @@ class Client:
             if connection is None or not self.attachment.coordinator:
                 turn += 1
 
+    def _stopped_connecting(self, task: asyncio.Task[None]) -> None:
+        """End the session if nobody is left to connect it: callers must not wait in vain."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.attachment.end(RendezvousConnectionError(f"Connecting is over: {error}."))
+            self._end()
+
     async def _dial(self, endpoint: Endpoint) -> _Connection | None:
         self.attachment.dialing()
         try:
             return await self._connect(endpoint)
-        except (OSError, TimeoutError) as error:
-            why = str(error) or f"no answer within {CONNECT_TIMEOUT_S:g} s"
-            self.attachment.refused(why, self._now_s())
+        except (OSError, UnicodeError) as error:
+            self.attachment.refused(_told(error), self._now_s())
             self._complain()
         if self._host is not None:
             try:
@@ -322,7 +347,7 @@ class Client:
                         lambda: _Connection(self), str(sockaddr[0]), int(sockaddr[1]), family=family
                     )
                 return connection
-            except (OSError, TimeoutError) as error:
+            except OSError as error:
                 failure = error
         raise failure
 
@@ -347,6 +372,22 @@ class Client:
                 handle.cancel()
         if self._connection is not None and self._connection.transport is not None:
             self._connection.transport.close()
+
+
+def _told(error: Exception) -> str:
+    """Return why there is no connection, for people."""
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there (connection refused)"
+    if isinstance(error, ConnectionResetError):
+        return "the connection was reset"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return f"its host name cannot be resolved ({error})"
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return f"no answer within {CONNECT_TIMEOUT_S:g} s"
+    if isinstance(error, OSError) and error.errno is not None:
+        # asyncio's texts repeat the address; the system's name of the error says enough.
+        return os.strerror(error.errno).lower()
+    return str(error)
 
 
 def answered(answer: Answer, kind: type[Kind]) -> Kind:

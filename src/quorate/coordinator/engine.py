@@ -78,6 +78,10 @@ GAP_MAX_S = 1.0
 CLOSED_KEPT_S = 600.0
 IDLE_KEPT_S = 3600.0
 
+# A batch takes no more requests once they carry this much: what a ledger writes at once has a
+# limit too, and the values lie in it twice where they are also answers.
+BATCH_BYTES_MAX = 16 * 1024 * 1024
+
 RUNS_MAX = 10_000
 RUN_ID_CHARACTERS_MAX = 256
 
@@ -197,6 +201,7 @@ class Engine:
         self._in_flight: Batch | None = None
         self._in_flight_at_tick: Batch | None = None
         self._batches = count(1)
+        self._batch_bytes = 0
         self._ready: list[Send] = []
         self._load(records)
 
@@ -214,10 +219,11 @@ class Engine:
         peer = self._peers.get(connection)
         if peer is None:
             return
+        self._read_clock()
         self._hear(peer)
         if isinstance(message, Ping):
             self._ready.append(Send((connection,), Pong(message.sequence)))
-        elif self._in_flight is not None:
+        elif self._in_flight is not None or self._batch_bytes >= BATCH_BYTES_MAX:
             self._inbox.append((connection, message))
         else:
             self._handle(connection, peer, message)
@@ -227,6 +233,7 @@ class Engine:
         peer = self._peers.pop(connection, None)
         if peer is None or peer.run_id is None or peer.run_id not in self.runs:
             return
+        self._read_clock()
         self._stores[peer.run_id].disconnect(connection)
         if peer.session is not None:
             self._observed(peer.run_id).ended(peer.session, connection, finished)
@@ -258,6 +265,7 @@ class Engine:
             self._settle_run(run_id)
         changes, durable = self._take_changes(touched)
         sends = self._outbox.take()
+        self._batch_bytes = 0
         if not changes:
             self._ready += sends
             return None
@@ -271,7 +279,7 @@ class Engine:
         self._ready += batch.sends
         for run_id in self._touched & self.runs.keys():
             self.runs[run_id].finish_failed_close()
-        while self._inbox:
+        while self._inbox and self._batch_bytes < BATCH_BYTES_MAX:
             connection, message = self._inbox.popleft()
             peer = self._peers.get(connection)
             if peer is not None:
@@ -294,6 +302,11 @@ class Engine:
         return bool(self._peers) or any(
             run.sessions and not run.state.closed for run in self.runs.values()
         )
+
+    def _read_clock(self) -> None:
+        """Note when this is, to the point; a stalled write has to be noticed by the ticks."""
+        if self._in_flight is None:
+            self._clock.advance(stalled=False)
 
     def _handle(self, connection: int, peer: _Peer, message: Request) -> None:
         try:
@@ -338,6 +351,8 @@ class Engine:
         run = self._observed(run_id)
         if isinstance(message, _STORE_REQUESTS):
             held_s = self._stores[run_id].handle(connection, peer.session_id, message)
+            if self._stores[run_id].changes:
+                self._batch_bytes += _bytes_of(message)
             if held_s is not None:
                 entry = (self.now_s + held_s, next(self._order), run_id, connection, message.id)
                 heappush(self._store_deadlines, entry)
@@ -449,6 +464,12 @@ class Engine:
         store = self._stores.pop(run_id)
         for key in (run_key(run_id), seen_key(run_id), *store.changes, *store.all_keys()):
             self._forgotten[key] = None
+
+
+def _bytes_of(message: Request) -> int:
+    if isinstance(message, SetValue):
+        return len(message.value)
+    return len(message.desired) if isinstance(message, CompareSet) else 0
 
 
 def _kept_s(run: Run) -> float:

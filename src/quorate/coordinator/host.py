@@ -45,7 +45,7 @@ class CoordinatorHost:
         self, is_host: bool | None = None, state_dir: str | None = None, memory: bool = False
     ) -> None:
         self._is_host = is_host
-        self._directory = state_directory(state_dir)
+        self._state_dir = state_dir
         self._memory = memory
         self._lock = threading.Lock()
         self._children: list[subprocess.Popen[bytes]] = []
@@ -85,14 +85,24 @@ class CoordinatorHost:
         logger.info("started a coordinator at %s", Endpoint(endpoint.host, port))
         return Endpoint(endpoint.host, port)
 
+    def stop(self) -> None:
+        """End the coordinators that this one has started, and wait for their end."""
+        with self._lock:
+            for child in self._children:
+                child.terminate()
+            for child in self._children:
+                child.wait()
+            self._children.clear()
+
     def _spawn(self, descriptors: list[int], port: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "quorate", "serve", "--idle-exit", f"{IDLE_EXIT_S:g}"]
         for descriptor in descriptors:
             command += ["--listen-fd", str(descriptor)]
-        command += ["--memory"] if self._memory else ["--state-dir", str(self._directory)]
-        log = self._directory / f"coordinator-{port}.log"
+        directory = state_directory(self._state_dir)
+        command += ["--memory"] if self._memory else ["--state-dir", str(directory)]
+        log = directory / f"coordinator-{port}.log"
         with translating({OSError: RendezvousConnectionError}, f"starting a coordinator ({log})"):
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _truncate_if_long(log)
             output = os.open(log, mode, 0o600)
             try:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from quorate.errors import RendezvousSettingsError
+
 __all__ = ["Ledger", "journal_path", "state_directory"]
 
 
@@ -34,11 +36,22 @@ def state_directory(given: str | None = None) -> Path:
     """Return the folder for journals and logs: the given one, or the user's state folder.
 
     The latter follows the XDG base directory specification.
+
+    Raises:
+        RendezvousSettingsError: The user has no home: containers run under ids without a name.
     """
     if given:
         return Path(given)
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "quorate"
+    base = os.environ.get("XDG_STATE_HOME")
+    if base:
+        return Path(base) / "quorate"
+    try:
+        return Path.home() / ".local" / "state" / "quorate"
+    except RuntimeError as error:
+        raise RendezvousSettingsError(
+            f"There is no folder for the coordinator's journal: this user has no home ({error}). "
+            f"Name one with state_dir, or set XDG_STATE_HOME."
+        ) from error
 
 
 def journal_path(directory: Path, port: int) -> Path:

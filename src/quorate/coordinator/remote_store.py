@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
 from quorate.coordinator.client import Client, Kind, answered
@@ -51,8 +50,6 @@ class RemoteStore:
         self._client = client
         self._space = space
         self._timeout_s = timeout_s
-        # The coordinator remembers one change a session: they are made one at a time.
-        self._changing = threading.Lock()
 
     def set(self, key: str, value: StoreValue) -> None:
         """Give a key a value."""
@@ -107,7 +104,7 @@ class RemoteStore:
         self._client.close()
 
     def _change(self, make_request: Callable[[int], Request], kind: type[Kind]) -> Kind:
-        with self._changing:
+        with self._client.changing:
             return answered(self._client.call(make_request, self._timeout_s), kind)
 
     def _ask(self, make_request: Callable[[int], Request], wait_s: float) -> Answer:

@@ -19,7 +19,7 @@ from quorate.coordinator.ledger import Ledger
 from quorate.coordinator.outbox import Send
 from quorate.errors import RendezvousConnectionError, RendezvousProtocolError
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
-from quorate.wire.messages import Hello, Refused, decode_request, encode, failure
+from quorate.wire.messages import Hello, Refused, Reply, decode_request, encode, failure
 
 __all__ = ["CoordinatorServer", "serve"]
 
@@ -30,7 +30,8 @@ TICK_S = 0.25
 # A peer that does not say hello in this time is no agent; agents say it in their first packet.
 GREETING_TIMEOUT_S = 10.0
 
-# Agents and stores beat every few seconds; a connection without any word for this long is dead.
+# Agents and stores beat every few seconds; a connection without a whole message for this long is
+# dead.
 IDLE_TIMEOUT_S = 120.0
 
 # What a peer that does not read may make us keep for it.
@@ -59,9 +60,10 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on the messages that the bytes complete."""
-        self.heard_s = self._server.now_s()
         try:
             for body in self._reader.feed(data):
+                # Bytes alone are no word: a peer that sends one now and then would stay for ever.
+                self.heard_s = self._server.now_s()
                 message = decode_request(body)
                 if isinstance(message, Hello):
                     self.greeted = True
@@ -136,24 +138,30 @@ class CoordinatorServer:
         self._writing: asyncio.Task[None] | None = None
         self._busy_s = self._clock.monotonic()
         self._stopped = asyncio.Event()
+        self._failure: BaseException | None = None
 
     async def run(self) -> None:
-        """Serve until told to stop, or idle for long enough."""
+        """Serve until told to stop, or idle for long enough.
+
+        Raises:
+            Exception: What kept the coordinator from going on; agents start another one.
+        """
         loop = asyncio.get_running_loop()
         servers = [
             await loop.create_server(lambda: _Connection(self), sock=listener, backlog=4096)
             for listener in self._listeners
         ]
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
         ticker = loop.create_task(self._tick_for_ever())
+        ticker.add_done_callback(self._stop_if_failed)
         try:
             await self._stopped.wait()
         finally:
             ticker.cancel()
             for server in servers:
                 server.close()
-            await self._end()
+            self._end()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Ask `run` to return."""
@@ -199,6 +207,7 @@ class CoordinatorServer:
                 return
             if self._ledger is not None:
                 self._writing = asyncio.get_running_loop().create_task(self._store(batch))
+                self._writing.add_done_callback(self._stop_if_failed)
                 return
             self._engine.settle(batch)
 
@@ -220,7 +229,7 @@ class CoordinatorServer:
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
-            data = frame(encode(send.message)) if send.message is not None else b""
+            data = _framed(send.message) if send.message is not None else b""
             for number in send.connections:
                 connection = self._connections.get(number)
                 if connection is None:
@@ -229,6 +238,12 @@ class CoordinatorServer:
                     connection.write(data)
                 if send.end and connection.transport is not None:
                     connection.transport.close()
+
+    def _stop_if_failed(self, task: asyncio.Task[None]) -> None:
+        """End with the error of a task without which agents would wait in vain."""
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self.stop()
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -253,10 +268,11 @@ class CoordinatorServer:
             logger.info("nobody was connected for %g s: this coordinator ends", self._idle_exit_s)
             self.stop()
 
-    async def _end(self) -> None:
+    def _end(self) -> None:
         if self._writing is not None and not self._writing.done():
             self._writing.cancel()
-        for connection in list(self._connections.values()):
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
             if connection.transport is not None:
                 # Agents must take this for a restart, not for their own end.
                 connection.transport.abort()
@@ -283,7 +299,10 @@ def serve(
     _raise_open_files_limit()
 
     async def main() -> None:
-        await CoordinatorServer(listeners, ledger, idle_exit_s).run()
+        server = CoordinatorServer(listeners, ledger, idle_exit_s)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, server.stop)
+        await server.run()
 
     try:
         import uvloop
@@ -291,6 +310,14 @@ def serve(
         asyncio.run(main())
     else:
         uvloop.run(main())
+
+
+def _framed(message: Reply) -> bytes:
+    """Return the bytes of a message; an answer that is too large becomes a failure."""
+    try:
+        return frame(encode(message))
+    except RendezvousProtocolError as error:
+        return frame(encode(failure(getattr(message, "id", 0), error)))
 
 
 def _raise_open_files_limit() -> None:

@@ -26,11 +26,11 @@ from quorate.wire.messages import (
     CheckKeys,
     CompareSet,
     CountKeys,
-    DeleteKey,
     Flag,
     GetValue,
     Number,
     SetValue,
+    StoreChange,
     StoreRequest,
     Value,
     WaitKeys,
@@ -111,7 +111,7 @@ class RunStore:
         """
         try:
             keyspace = self._space(request.space)
-            if isinstance(request, SetValue | AddNumber | CompareSet | DeleteKey):
+            if isinstance(request, StoreChange):
                 self._change(connection, session, request, keyspace)
                 return None
             if isinstance(request, GetValue | WaitKeys):
@@ -164,7 +164,7 @@ class RunStore:
         self,
         connection: int,
         session: str,
-        request: SetValue | AddNumber | CompareSet | DeleteKey,
+        request: StoreChange,
         keyspace: Keyspace,
     ) -> None:
         """Carry out a change once, however often it is asked for (R14)."""
@@ -241,9 +241,7 @@ class RunStore:
                 self.changes[result_key(self._run_id, session)] = None
 
 
-def _mutate(
-    request: SetValue | AddNumber | CompareSet | DeleteKey, keyspace: Keyspace
-) -> tuple[Answer, Mutation[Any]]:
+def _mutate(request: StoreChange, keyspace: Keyspace) -> tuple[Answer, Mutation[Any]]:
     mutation: Mutation[Any]
     if isinstance(request, SetValue):
         mutation = keyspace.set(request.key, request.value)

@@ -55,9 +55,10 @@ def last_call_remaining_s(ctx: RendezvousContext) -> float:
     It runs from the moment at which this observer first saw the deadline (R9).
     """
     deadline = ctx.state.deadline
+    # Asked without a deadline too: the next one begins anew, though a clock may repeat its stamp.
+    age_s = ctx.observer.age_s(LAST_CALL, deadline)
     if deadline is None:
         return ctx.settings.timeout.last_call.total_seconds()
-    age_s = ctx.observer.age_s(LAST_CALL, deadline)
     return max(ctx.settings.timeout.last_call.total_seconds() - age_s, 0.0)
 
 
@@ -98,6 +99,7 @@ def nodes_waiting(
     """Return how many nodes give the holder of a world a reason to leave it for the next (R8).
 
     Args:
+        ctx: The node that asks, and the state.
         mine: The world that the node was given last, if any.
         newcomers_at_once: Count newcomers from their arrival, as the direct way does; otherwise
             once they fill the world or the first of them has waited for one last call.

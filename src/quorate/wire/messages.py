@@ -6,7 +6,7 @@ a new connection; the answer carries it back. Messages without an `id` are not a
 
 from __future__ import annotations
 
-from typing import Union, cast
+from typing import TypeAlias, cast
 
 import msgspec
 
@@ -308,12 +308,11 @@ class Waiting(_Message, tag=43):
     since_s: float
 
 
-StoreRequest = Union[
-    SetValue, AddNumber, CompareSet, DeleteKey, GetValue, WaitKeys, CheckKeys, CountKeys
-]
-Request = Union[Hello, Join, Leave, Close, GetWorld, Ping, StoreRequest, Status]
-Answer = Union[Joined, Failed, Flag, Number, Value, WorldRecord, Report]
-Reply = Union[Welcome, Refused, Answer, Pong, Probe, Changed, Waiting]
+StoreChange: TypeAlias = SetValue | AddNumber | CompareSet | DeleteKey
+StoreRequest: TypeAlias = StoreChange | GetValue | WaitKeys | CheckKeys | CountKeys
+Request: TypeAlias = Hello | Join | Leave | Close | GetWorld | Ping | StoreRequest | Status
+Answer: TypeAlias = Joined | Failed | Flag | Number | Value | WorldRecord | Report
+Reply: TypeAlias = Welcome | Refused | Answer | Pong | Probe | Changed | Waiting
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)

@@ -1,0 +1,186 @@
+"""`quorate bench`: measures a coordinator under a load of many agents.
+
+The load generator holds all sessions in one process and uses the agents' real client; the
+coordinator is a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import os
+import resource
+import secrets
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from quorate.cli.common import CONTEXT_SETTINGS
+from quorate.coordinator.client import Client
+from quorate.coordinator.host import CoordinatorHost
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
+from quorate.errors import RendezvousConnectionError
+from quorate.identity import Endpoint
+from quorate.wire.messages import ROLE_AGENT, Answer, Hello, Join, Joined
+
+__all__ = ["command", "join_once"]
+
+JOIN_TIMEOUT_S = 300.0
+
+# Sockets of the load generator, and some for everything else.
+SPARE_DESCRIPTORS = 256
+
+
+@click.group("bench", context_settings=CONTEXT_SETTINGS)
+def command() -> None:
+    """Measure a coordinator of this machine.
+
+    Figures depend on the machine and on what else it does: compare figures of one run only.
+    """
+
+
+@command.command("join")
+@click.option("--nodes", default=1000, show_default=True, type=click.IntRange(min=1, max=20_000))
+@click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1, max=100))
+@click.option("--journal/--memory", default=True, help="Whether the coordinator keeps a journal.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def join(nodes: int, repeat: int, journal: bool, as_json: bool) -> None:
+    """Time a cold join: from the first connection to the last agent's answer."""
+    _require_descriptors(nodes)
+    seconds: list[float] = []
+    with _coordinator(journal) as endpoint, _load_loop() as loop:
+        for number in range(repeat):
+            seconds.append(join_once(endpoint, nodes, loop))
+            if not as_json:
+                click.echo(f"  {number + 1} of {repeat}: {seconds[-1]:.3f} s", err=True)
+    figures = {
+        "bench": "join",
+        "nodes": nodes,
+        "backend": "quorate" if journal else "quorate, memory",
+        "seconds": [round(value, 4) for value in seconds],
+        "median_s": round(statistics.median(seconds), 4),
+        "min_s": round(min(seconds), 4),
+        "max_s": round(max(seconds), 4),
+    }
+    click.echo(json.dumps(figures) if as_json else _row(figures))
+
+
+def join_once(endpoint: Endpoint, nodes: int, loop: asyncio.AbstractEventLoop) -> float:
+    """Let agents join a new run, and return how long it took, in seconds.
+
+    Args:
+        endpoint: The coordinator.
+        nodes: How many agents; the round is complete with the last of them.
+        loop: The running loop that the sessions live in.
+
+    Raises:
+        RendezvousError: An agent was refused.
+    """
+    settings = RendezvousSettings(f"bench-{secrets.token_hex(4)}", nodes, nodes)
+    clients = [_client(endpoint, settings, number, loop) for number in range(nodes)]
+    began_s = time.monotonic()
+    answers: list[concurrent.futures.Future[Answer]] = []
+    for client in clients:
+        client.start()
+        answers.append(client.submit(lambda id: Join(id, None, JOIN_TIMEOUT_S, NodeProfile())))
+    places = [answer.result(JOIN_TIMEOUT_S) for answer in answers]
+    took_s = time.monotonic() - began_s
+    _check(places, nodes)
+    for client in clients:
+        client.close(timeout_s=0)
+    return took_s
+
+
+def _check(places: list[Answer], nodes: int) -> None:
+    """Refuse a figure of a round that was none."""
+    ranks = sorted(place.place.rank for place in places if isinstance(place, Joined))
+    digests = {place.place.digest for place in places if isinstance(place, Joined)}
+    if ranks != list(range(nodes)) or len(digests) != 1:
+        raise RendezvousConnectionError(
+            "The agents did not all get their place in one world: this is a bug, please report it."
+        )
+
+
+def _client(
+    endpoint: Endpoint,
+    settings: RendezvousSettings,
+    number: int,
+    loop: asyncio.AbstractEventLoop,
+) -> Client:
+    session = secrets.token_hex(8)
+    node = NodeDesc(f"node{number}", os.getpid(), number, session)
+
+    def hello(endpoint: Endpoint, local_addr: str) -> Hello:
+        del endpoint, local_addr
+        return Hello(
+            PROTOCOL_VERSION,
+            ROLE_AGENT,
+            settings.run_id,
+            session,
+            node,
+            NodeProfile(),
+            settings.agreed,
+        )
+
+    return Client([endpoint], hello, settings.keep_alive_interval.total_seconds(), loop=loop)
+
+
+@contextlib.contextmanager
+def _coordinator(journal: bool) -> Iterator[Endpoint]:
+    """Run a coordinator of our own for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="quorate-bench-") as folder:
+        host = CoordinatorHost(state_dir=folder, memory=not journal)
+        endpoint = host.start(Endpoint("127.0.0.1", 0))
+        if endpoint is None:
+            raise RendezvousConnectionError("No free port was found: try again.")
+        try:
+            yield endpoint
+        finally:
+            host.stop()
+
+
+@contextlib.contextmanager
+def _load_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = _new_loop()
+    thread = threading.Thread(target=loop.run_forever, name="quorate-bench")
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def _require_descriptors(nodes: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < nodes + SPARE_DESCRIPTORS:
+        raise RendezvousConnectionError(
+            f"{nodes} agents need {nodes + SPARE_DESCRIPTORS} open files, and this process may "
+            f"have {hard}: raise the limit (ulimit -Hn), or ask for fewer nodes."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _row(figures: dict[str, Any]) -> str:
+    return (
+        f"cold join of {figures['nodes']} agents ({figures['backend']}): median "
+        f"{figures['median_s']:.3f} s, min {figures['min_s']:.3f} s, max {figures['max_s']:.3f} s"
+    )

@@ -1,0 +1,258 @@
+"""`quorate run`: one node of an elastic job. The flags are torchrun's where the meaning is."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from quorate.api import RendezvousHandler, RendezvousParameters
+from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging
+from quorate.config import parse_labels, parse_rendezvous_config
+from quorate.coordinator.host import CoordinatorHost
+from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
+from quorate.identity import Endpoint
+from quorate.launch.agent import Agent
+from quorate.launch.spec import WorkerSpec
+from quorate.registry import get_rendezvous_handler
+
+__all__ = ["command", "parse_nodes"]
+
+_AFTER_DASHES = "quorate.after_dashes"
+
+
+class _RunCommand(click.Command):
+    """Knows whether the program stood after `--`: then it is run as it is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        program = tuple(ctx.params.get("program") or ())
+        if "--" in given:
+            ctx.meta[_AFTER_DASHES] = tuple(given[given.index("--") + 1 :]) == program
+        return rest
+
+
+def parse_nodes(text: str) -> tuple[int, int]:
+    """Read `--nnodes`: N, or MIN:MAX.
+
+    Raises:
+        RendezvousSettingsError: It is neither, or MIN is greater than MAX.
+    """
+    match = re.fullmatch(r"([0-9]+)(?::([0-9]+))?", text.strip())
+    if match is None:
+        raise RendezvousSettingsError(
+            f"--nnodes '{text}' is not a number of nodes: write N, or MIN:MAX as in 2:8."
+        )
+    least = int(match[1])
+    most = int(match[2]) if match[2] else least
+    if least < 1 or most < least:
+        raise RendezvousSettingsError(
+            f"--nnodes '{text}' asks for at least {least} and at most {most} nodes: write MIN:MAX "
+            f"with 1 <= MIN <= MAX."
+        )
+    return least, most
+
+
+def _parse_workers(text: str) -> int:
+    if text in {"auto", "cpu"}:
+        return os.cpu_count() or 1
+    if not text.isdigit() or int(text) < 1:
+        raise RendezvousSettingsError(
+            f"--nproc-per-node '{text}' is not a number of workers: write a number from 1, or "
+            f"'auto' for one for each processor."
+        )
+    return int(text)
+
+
+@click.command(
+    "run",
+    cls=_RunCommand,
+    context_settings=CONTEXT_SETTINGS
+    | {
+        "allow_interspersed_args": False,
+    },
+)
+@click.option(
+    "--nnodes",
+    default="1",
+    show_default=True,
+    metavar="N|MIN:MAX",
+    help="How many nodes a round has.",
+)
+@click.option(
+    "--nproc-per-node",
+    default="1",
+    show_default=True,
+    metavar="N|auto",
+    help="How many workers this node runs.",
+)
+@click.option(
+    "--rdzv-id",
+    "run_id",
+    default="",
+    metavar="ID",
+    help="The id of the run, the same on all nodes. Default: 'none', as with torchrun; "
+    "with --standalone a random one.",
+)
+@click.option(
+    "--rdzv-endpoint",
+    "endpoint",
+    default="",
+    metavar="HOST[:PORT][,...]",
+    help="The coordinator. If HOST is this machine and nobody serves there, one is started.",
+)
+@click.option(
+    "--rdzv-backend",
+    "backend",
+    default="quorate",
+    show_default=True,
+    help="The kind of rendezvous.",
+)
+@click.option(
+    "--rdzv-conf",
+    "configuration",
+    default="",
+    metavar="KEY=VALUE,...",
+    help="Further settings, see docs/configuration.md.",
+)
+@click.option(
+    "--standalone", is_flag=True, help="A job of this machine alone, with a coordinator of its own."
+)
+@click.option(
+    "--max-restarts",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="How often failed workers are restarted. Regrouping because nodes came or were "
+    "lost is free.",
+)
+@click.option(
+    "--monitor-interval",
+    default=0.1,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How often the rendezvous is asked for changes.",
+)
+@click.option(
+    "--stop-grace",
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="How long workers have between SIGTERM and SIGKILL.",
+)
+@click.option(
+    "--node-rank",
+    type=click.IntRange(min=0),
+    help="The index that a scheduler gave this node; with rank_policy=hint its rank.",
+)
+@click.option(
+    "--node-id",
+    metavar="ID",
+    help="An identity that outlives this process: a restarted node replaces its former "
+    "self at once.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="Something that is known about this node; may be given several times.",
+)
+@click.option("--local-addr", metavar="ADDR", help="The address at which others reach this node.")
+@click.option(
+    "--log-dir",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the workers' output here too, as ROUND/RANK.log.",
+)
+@click.option("-m", "--module", is_flag=True, help="The program is a Python module.")
+@click.option(
+    "--log-level",
+    default="warning",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+)
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def command(ctx: click.Context, /, **options: Any) -> None:
+    """Run PROGRAM as one node of an elastic job.
+
+    PROGRAM is a Python script with its arguments; after `--` it is any program. Workers find
+    RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in their environment. The exit code
+    is that of the worker that failed first; `quorate --help` tells the others.
+    """
+    set_up_logging(options["log_level"])
+    program = _program(
+        options["program"], options["module"], _AFTER_DASHES in ctx.meta and ctx.meta[_AFTER_DASHES]
+    )
+    workers = _parse_workers(options["nproc_per_node"])
+    handler, endpoint, run_id = _join_run(options, workers)
+    spec = WorkerSpec(
+        command=program,
+        workers=workers,
+        run_id=run_id,
+        environment=dict(os.environ),
+        endpoint=endpoint if options["backend"] == "quorate" else "",
+        log_dir=options["log_dir"],
+        max_restarts=options["max_restarts"],
+        monitor_interval_s=options["monitor_interval"],
+        stop_grace_s=options["stop_grace"],
+    )
+    sys.exit(Agent(handler, spec).run())
+
+
+def _join_run(options: dict[str, Any], workers: int) -> tuple[RendezvousHandler, str, str]:
+    least, most = parse_nodes(options["nnodes"])
+    config: dict[str, Any] = parse_rendezvous_config(options["configuration"])
+    endpoint, run_id = options["endpoint"], options["run_id"] or "none"
+    if options["standalone"] or not endpoint:
+        if not options["standalone"] and most > 1:
+            raise RendezvousSettingsError(
+                "Several nodes must be told where to meet: give --rdzv-endpoint HOST[:PORT], or "
+                "--standalone for a job of this machine alone."
+            )
+        run_id = options["run_id"] or secrets.token_hex(8)
+        endpoint = _start_own_coordinator(config)
+    config |= _node_configuration(options, config, workers)
+    params = RendezvousParameters(
+        options["backend"], endpoint, run_id, least, most, options["local_addr"], **config
+    )
+    return get_rendezvous_handler(params), endpoint, run_id
+
+
+def _node_configuration(
+    options: dict[str, Any], config: dict[str, Any], workers: int
+) -> dict[str, Any]:
+    given: dict[str, Any] = {"slots": workers}
+    if options["node_rank"] is not None:
+        given["rank" if options["backend"] == "static" else "rank_hint"] = options["node_rank"]
+    if options["node_id"]:
+        given["node_id"] = options["node_id"]
+    if options["labels"]:
+        given["labels"] = parse_labels(config.get("labels", "")) | parse_labels(
+            ";".join(options["labels"])
+        )
+    return given
+
+
+def _start_own_coordinator(config: dict[str, Any]) -> str:
+    started = CoordinatorHost(state_dir=config.get("state_dir"), memory=True).start(
+        Endpoint("localhost", 0)
+    )
+    if started is None:
+        raise RendezvousConnectionError("No free port was found for a coordinator: try again.")
+    return str(started)
+
+
+def _program(words: tuple[str, ...], module: bool, as_it_is: bool) -> tuple[str, ...]:
+    if as_it_is:
+        return words
+    return (sys.executable, "-u", *(("-m",) if module else ()), *words)

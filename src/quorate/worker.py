@@ -1,0 +1,53 @@
+"""The store of a worker's own round, for programs that `quorate run` started."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+
+from quorate.coordinator.client import Client
+from quorate.coordinator.remote_store import TIMEOUT_S, RemoteStore
+from quorate.core.settings import PROTOCOL_VERSION
+from quorate.errors import RendezvousSettingsError
+from quorate.identity import Endpoint, parse_rendezvous_endpoints
+from quorate.wire.messages import ROLE_STORE, Hello
+
+__all__ = ["worker_store"]
+
+_NEEDED = ("QUORATE_ENDPOINT", "QUORATE_RUN_ID", "QUORATE_EPOCH", "QUORATE_ROUND")
+
+# A worker's store beats at this interval, and redials when it passes without an answer.
+INTERVAL_S = 5.0
+
+
+def worker_store(
+    environment: Mapping[str, str] = os.environ, timeout_s: float = TIMEOUT_S
+) -> RemoteStore:
+    """Return the store that the workers of this round share.
+
+    Keys of other rounds are not in it: a restarted worker meets nothing of its former life.
+
+    Args:
+        environment: What `quorate run` has told the worker.
+        timeout_s: How long calls wait that name no timeout of their own.
+
+    Raises:
+        RendezvousSettingsError: The program was not started by `quorate run`.
+    """
+    missing = [name for name in _NEEDED if name not in environment]
+    if missing:
+        raise RendezvousSettingsError(
+            f"{', '.join(missing)} is not set: only a worker that `quorate run` started has a "
+            f"store. Start this program with `quorate run`."
+        )
+    endpoint, run_id, epoch, number = (environment[name] for name in _NEEDED)
+    session = secrets.token_hex(8)
+
+    def hello(endpoint: Endpoint, local_addr: str) -> Hello:
+        del endpoint, local_addr
+        return Hello(PROTOCOL_VERSION, ROLE_STORE, run_id, session)
+
+    client = Client(parse_rendezvous_endpoints(endpoint, 0), hello, INTERVAL_S)
+    client.start()
+    return RemoteStore(client, (epoch, int(number)), timeout_s)
