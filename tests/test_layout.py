@@ -49,6 +49,7 @@ FLOORS: dict[str, str] = {
         backends.base
         backends.memory
         backends.file
+        backends.bounded
         backends.tcpstore
         backends.etcd
         backends.journal

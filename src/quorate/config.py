@@ -1,0 +1,401 @@
+"""Every configuration key, in one table: it is what is checked, read and documented.
+
+The names that PyTorch's rendezvous knows keep their meaning. `python -m quorate.config` prints
+`docs/configuration.md`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from quorate.api import RendezvousParameters
+from quorate.core.node import NodeProfile
+from quorate.core.settings import RendezvousSettings, RendezvousTimeout
+from quorate.errors import RendezvousSettingsError
+
+__all__ = [
+    "KEYS",
+    "ConfigurationKey",
+    "check_keys",
+    "document",
+    "local_addr_from",
+    "parse_labels",
+    "parse_rendezvous_config",
+    "profile_from",
+    "settings_from",
+]
+
+COORDINATED = ("quorate",)
+DIRECT = ("c10d", "file", "memory")
+DYNAMIC = (*COORDINATED, *DIRECT)
+ETCD = ("etcd",)
+ETCD_V2 = ("etcd-v2",)
+EVERY = (*DYNAMIC, "static", *ETCD, *ETCD_V2)
+
+SECONDS = "seconds"
+WHOLE_NUMBER = "whole number"
+YES_OR_NO = "yes or no"
+TEXT = "text"
+
+# Where schedulers leave the index of a node; the first one that is set counts.
+RANK_HINT_VARIABLES = ("GROUP_RANK", "SLURM_NODEID")
+
+# Longer ones are mistakes of units; a timedelta of more overflows in places.
+SECONDS_MAX = 10 * 365 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class ConfigurationKey:
+    """One key of the configuration.
+
+    Args:
+        name: What the user writes.
+        kind: What its value is: seconds, a whole number, yes or no, or text.
+        default: What counts if it is not given, for people.
+        backends: The kinds of rendezvous that know it.
+        meaning: What it decides, for people.
+    """
+
+    name: str
+    kind: str
+    default: str
+    backends: tuple[str, ...]
+    meaning: str
+
+
+KEYS: tuple[ConfigurationKey, ...] = (
+    ConfigurationKey(
+        "join_timeout",
+        SECONDS,
+        "600",
+        (*DYNAMIC, *ETCD),
+        "How long a node waits for its round to be complete.",
+    ),
+    ConfigurationKey(
+        "last_call_timeout",
+        SECONDS,
+        "30",
+        (*DYNAMIC, *ETCD, *ETCD_V2),
+        "How long a round that has the minimum of nodes stays open for more.",
+    ),
+    ConfigurationKey(
+        "close_timeout", SECONDS, "30", (*DYNAMIC, *ETCD), "How long closing the run may take."
+    ),
+    ConfigurationKey(
+        "heartbeat_timeout", SECONDS, "5", (*DYNAMIC, *ETCD), "How long one keep-alive may take."
+    ),
+    ConfigurationKey(
+        "regroup_timeout",
+        SECONDS,
+        "60",
+        (*DYNAMIC, *ETCD),
+        "How long, after the first node came back to regroup, the places of the others are kept.",
+    ),
+    ConfigurationKey(
+        "keep_alive_interval",
+        SECONDS,
+        "5",
+        (*DYNAMIC, *ETCD),
+        "How often a node says that it is alive.",
+    ),
+    ConfigurationKey(
+        "keep_alive_max_attempt",
+        WHOLE_NUMBER,
+        "3",
+        (*DYNAMIC, *ETCD),
+        "After how many silent keep-alive intervals a node is lost.",
+    ),
+    ConfigurationKey(
+        "reconnect_grace",
+        SECONDS,
+        "2",
+        DYNAMIC,
+        "How long a node whose connection has ended may take to come back before it is lost. "
+        "Without a coordinator there are no connections, and it has no effect.",
+    ),
+    ConfigurationKey(
+        "rank_policy",
+        TEXT,
+        "`stable`",
+        (*DYNAMIC, *ETCD),
+        "Who gets which rank: `stable` (nodes keep theirs), `sorted` (by address), `hint` (by "
+        "`rank_hint`), `topology` (nodes with the same label `block` side by side).",
+    ),
+    ConfigurationKey(
+        "rank_hint",
+        WHOLE_NUMBER,
+        " or ".join(f"`${name}`" for name in RANK_HINT_VARIABLES),
+        (*DYNAMIC, *ETCD),
+        "The index that a scheduler gave this node, for the rank policy `hint`.",
+    ),
+    ConfigurationKey(
+        "labels",
+        TEXT,
+        "none",
+        (*DYNAMIC, *ETCD),
+        "What is known about this node, as in `block:7;zone:b`.",
+    ),
+    ConfigurationKey(
+        "node_id",
+        TEXT,
+        "none",
+        (*DYNAMIC, *ETCD),
+        "An identity that outlives the process: a node that comes with the id of another one "
+        "replaces it at once.",
+    ),
+    ConfigurationKey(
+        "slots", WHOLE_NUMBER, "1", (*DYNAMIC, "static", *ETCD), "How many workers this node runs."
+    ),
+    ConfigurationKey(
+        "is_host",
+        YES_OR_NO,
+        "found out",
+        (*COORDINATED, "c10d"),
+        "Whether this node starts what the others connect to. By default it does if the endpoint "
+        "is an address of its machine and nobody else there has done so.",
+    ),
+    ConfigurationKey(
+        "state_dir",
+        TEXT,
+        "the user's state folder",
+        COORDINATED,
+        "Where a coordinator that this node starts keeps its journal.",
+    ),
+    ConfigurationKey(
+        "local_addr",
+        TEXT,
+        "found out",
+        (*DYNAMIC, *ETCD),
+        "The address at which the other nodes reach this one.",
+    ),
+    ConfigurationKey(
+        "store_type", TEXT, "`tcp`", ("c10d",), "The kind of PyTorch store: `tcp` or `file`."
+    ),
+    ConfigurationKey(
+        "read_timeout",
+        SECONDS,
+        "60",
+        ("c10d", *ETCD_V2, *ETCD),
+        "How long one exchange with the store may take.",
+    ),
+    ConfigurationKey(
+        "rank", WHOLE_NUMBER, "required", ("static",), "The rank of this node, from 0."
+    ),
+    ConfigurationKey(
+        "timeout",
+        SECONDS,
+        "600",
+        EVERY,
+        "`static`: how long to wait for the other nodes. `etcd-v2`: how long to wait for a round. "
+        "torchrun sends it to every backend; the others use `join_timeout`.",
+    ),
+    ConfigurationKey(
+        "protocol", TEXT, "`http`", (*ETCD, *ETCD_V2), "How etcd is spoken to: `http` or `https`."
+    ),
+    ConfigurationKey(
+        "etcd_prefix", TEXT, "`/torchelastic/p2p`", ETCD_V2, "Where in etcd the run is kept."
+    ),
+    ConfigurationKey("cert", TEXT, "none", ETCD_V2, "The file of the client's certificate."),
+    ConfigurationKey("key", TEXT, "none", ETCD_V2, "The file of the client's private key."),
+    ConfigurationKey(
+        "cacert", TEXT, "the system's", ETCD_V2, "The file of the certificates to trust."
+    ),
+    ConfigurationKey("ssl_cert", TEXT, "none", ETCD, "The file of the client's certificate."),
+    ConfigurationKey("ssl_cert_key", TEXT, "none", ETCD, "The file of the client's private key."),
+    ConfigurationKey(
+        "ca_cert", TEXT, "the system's", ETCD, "The file of the certificates to trust."
+    ),
+)
+
+
+def parse_rendezvous_config(text: str) -> dict[str, str]:
+    """Read `key=value,key=value`, the form that `--rdzv-conf` takes.
+
+    Raises:
+        RendezvousSettingsError: The text is not of that form; it is a `ValueError` too.
+    """
+    config: dict[str, str] = {}
+    if not text.strip():
+        return config
+    for entry in text.split(","):
+        key, _, value = (part.strip() for part in entry.partition("="))
+        if not key:
+            raise RendezvousSettingsError(
+                f"The rendezvous configuration '{text}' must be in the format "
+                f"<key1>=<value1>,...,<keyN>=<valueN>."
+            )
+        if not value:
+            raise RendezvousSettingsError(
+                f"The rendezvous configuration option '{key}' must have a value specified, as in "
+                f"{key}=<value>."
+            )
+        config[key] = value
+    return config
+
+
+def check_keys(config: Iterable[str], backend: str) -> None:
+    """Refuse keys that a backend of the table does not know (R13); other backends have their own.
+
+    Args:
+        config: The keys that were given.
+        backend: The name of the kind of rendezvous.
+
+    Raises:
+        RendezvousSettingsError: The first unknown key, with the nearest known one.
+    """
+    known = [key.name for key in KEYS if backend in key.backends]
+    if not known:
+        return
+    for name in config:
+        if name not in known:
+            raise RendezvousSettingsError(
+                f"The configuration option '{name}' is unknown to the rendezvous backend "
+                f"'{backend}'{_hint(name, known)}. docs/configuration.md lists all of them."
+            )
+
+
+def settings_from(params: RendezvousParameters) -> RendezvousSettings:
+    """Return the settings of a run as its parameters ask for them.
+
+    Raises:
+        RendezvousSettingsError: A value is of the wrong kind or out of range.
+    """
+    defaults = RendezvousSettings(params.run_id, params.min_nodes, params.max_nodes)
+    return RendezvousSettings(
+        run_id=params.run_id,
+        min_nodes=params.min_nodes,
+        max_nodes=params.max_nodes,
+        timeout=_timeouts(params),
+        keep_alive_interval=_duration(params, "keep_alive_interval", defaults.keep_alive_interval),
+        keep_alive_max_attempt=_whole_number(
+            params, "keep_alive_max_attempt", defaults.keep_alive_max_attempt, least=1
+        ),
+        rank_policy=str(params.get("rank_policy", defaults.rank_policy)).strip().lower(),
+        reconnect_grace=_duration(params, "reconnect_grace", defaults.reconnect_grace),
+    )
+
+
+def profile_from(
+    params: RendezvousParameters, environment: Mapping[str, str] = os.environ
+) -> NodeProfile:
+    """Return what a node says about itself, as its parameters and its scheduler have it.
+
+    Args:
+        params: The parameters of the node.
+        environment: Where a scheduler's index is looked for if the rank policy asks for one.
+
+    Raises:
+        RendezvousSettingsError: A value is of the wrong kind.
+    """
+    rank_hint = params.get_as_int("rank_hint")
+    if rank_hint is None and str(params.get("rank_policy", "")).strip().lower() == "hint":
+        rank_hint = _scheduler_index(environment)
+    return NodeProfile(
+        node_id=str(params.get("node_id", "")),
+        rank_hint=rank_hint,
+        labels=parse_labels(params.get("labels", "")),
+        slots=_whole_number(params, "slots", 1, least=1),
+    )
+
+
+def local_addr_from(params: RendezvousParameters) -> str | None:
+    """Return the address that the user wants the node to advertise, `None` if none was given."""
+    return params.local_addr or params.get("local_addr")
+
+
+def parse_labels(labels: str | Mapping[str, str]) -> dict[str, str]:
+    """Read labels: a mapping, or text such as `block:7;zone:b`.
+
+    Raises:
+        RendezvousSettingsError: An entry is not of the form name:value.
+    """
+    if isinstance(labels, Mapping):
+        return dict(labels)
+    parsed: dict[str, str] = {}
+    for entry in filter(None, (part.strip() for part in labels.split(";"))):
+        name, _, value = (part.strip() for part in entry.partition(":"))
+        if not name or not value:
+            raise RendezvousSettingsError(
+                f"The label '{entry}' must be written as name:value; several labels are separated "
+                f"by semicolons."
+            )
+        parsed[name] = value
+    return parsed
+
+
+def document() -> str:
+    """Return `docs/configuration.md`: the table, for people."""
+    rows = [
+        "# Configuration",
+        "",
+        "The keys that `--rdzv-conf` and `RendezvousParameters` take, as in",
+        "`--rdzv-conf join_timeout=120,rank_policy=sorted`. A key that its backend does not know",
+        "is refused. Seconds may have fractions. The same timeouts, rank policy and numbers of",
+        "nodes must be given to all nodes of a run.",
+        "",
+        "This page is printed by `python -m quorate.config`.",
+        "",
+        "| key | value | default | backends | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for key in KEYS:
+        backends = "all" if key.backends == EVERY else ", ".join(key.backends)
+        rows.append(f"| `{key.name}` | {key.kind} | {key.default} | {backends} | {key.meaning} |")
+    return "\n".join([*rows, ""])
+
+
+def _hint(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    if nearest:
+        return f": did you mean '{nearest[0]}'?"
+    elsewhere = [", ".join(key.backends) for key in KEYS if key.name == name]
+    return f"; it belongs to {elsewhere[0]}" if elsewhere else ""
+
+
+def _timeouts(params: RendezvousParameters) -> RendezvousTimeout:
+    defaults = RendezvousTimeout()
+    names = ("join", "last_call", "close", "heartbeat", "regroup")
+    given = {name: _duration(params, f"{name}_timeout", getattr(defaults, name)) for name in names}
+    try:
+        return RendezvousTimeout(**given)
+    except ValueError as error:
+        raise RendezvousSettingsError(str(error)) from error
+
+
+def _duration(params: RendezvousParameters, key: str, default: timedelta) -> timedelta:
+    seconds = params.get_as_float(key)
+    if seconds is None:
+        return default
+    if not math.isfinite(seconds) or abs(seconds) > SECONDS_MAX:
+        raise RendezvousSettingsError(
+            f"The configuration option '{key}' is '{seconds}', which is not a reasonable number "
+            f"of seconds."
+        )
+    return timedelta(seconds=seconds)
+
+
+def _whole_number(params: RendezvousParameters, key: str, default: int, least: int) -> int:
+    value = params.get_as_int(key, default)
+    if value is None or value < least:
+        raise RendezvousSettingsError(
+            f"The configuration option '{key}' is '{value}': it must be at least {least}."
+        )
+    return value
+
+
+def _scheduler_index(environment: Mapping[str, Any]) -> int | None:
+    for name in RANK_HINT_VARIABLES:
+        value = environment.get(name, "")
+        if value.isascii() and value.isdigit():
+            return int(value)
+    return None
+
+
+if __name__ == "__main__":
+    print(document(), end="")

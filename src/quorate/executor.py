@@ -1,0 +1,195 @@
+"""Carries out an operation on the shared state: sync, decide, change, and sync again."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from datetime import timedelta
+
+from quorate import events
+from quorate.clock import Clock, SystemClock
+from quorate.core import transitions
+from quorate.core.action import Action, Decision, RendezvousContext
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import RendezvousSettings
+from quorate.errors import RendezvousClosedError, RendezvousTimeoutError
+from quorate.holder import RendezvousStateHolder
+
+__all__ = ["DistributedRendezvousOpExecutor", "Operation", "RendezvousOpExecutor"]
+
+logger = logging.getLogger(__name__)
+
+Operation = Callable[[RendezvousContext, float], Decision]
+
+# How often a node that waits looks at the state, where the backend cannot say that it changed.
+POLL_S = 1.0
+
+# A wait that a deadline cuts short ends this much after it, so that the deadline has passed.
+PAST_DEADLINE_S = 0.01
+
+# After a lost compare-and-set a node stays back for a random time; its upper end doubles with
+# each loss in a row, from the first of these to the second.
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 1.0
+
+# A wait is explained when its kind changes, and as a sign of life this often (R16).
+EXPLAIN_EVERY_S = 10.0
+
+
+class RendezvousOpExecutor(ABC):
+    """Carries out operations on the state of a run."""
+
+    @abstractmethod
+    def run(
+        self,
+        state_handler: Operation,
+        deadline: float,
+        update_deadline: Callable[[timedelta], float] | None = None,
+    ) -> None:
+        """Call an operation, and do what it decides, until it is finished.
+
+        Args:
+            state_handler: The operation.
+            deadline: When it gives up, in seconds on the monotonic clock.
+            update_deadline: Gives a new deadline for a timeout. It is asked when the node stops
+                being a spare, for whom deadlines do not count (R6).
+
+        Raises:
+            RendezvousClosedError: The run is closed; `reason` says why.
+            RendezvousTimeoutError: The deadline has passed; the message says what was missing.
+            RendezvousConnectionError: The backend cannot be reached; run it again if it can.
+            RendezvousStateError: The stored state is corrupt.
+        """
+
+
+class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
+    """Carries out operations on a state that is shared with other nodes.
+
+    Several threads may run operations: each step (sync, decide, change) is done under the lock,
+    the waits between the steps are not, so that nobody waits for another's operation.
+
+    Args:
+        node: The node for which the operations are carried out.
+        state_holder: Its copy of the state; its observer judges all ages (R9).
+        settings: The settings of the run.
+        clock: Gives the time; the same that the holder has.
+        profile: What the node says about itself when it joins. It may be replaced between runs.
+        lock: Guards the holder; whoever else uses the holder takes it too.
+    """
+
+    def __init__(
+        self,
+        node: NodeDesc,
+        state_holder: RendezvousStateHolder,
+        settings: RendezvousSettings,
+        clock: Clock | None = None,
+        profile: NodeProfile | None = None,
+        lock: threading.Lock | None = None,
+    ) -> None:
+        self.profile = profile or NodeProfile()
+        self._node = node
+        self._state_holder = state_holder
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._lock = lock or threading.Lock()
+        self._losses = 0
+        self._told_kind = ""
+        self._told_s = 0.0
+
+    def run(
+        self,
+        state_handler: Operation,
+        deadline: float,
+        update_deadline: Callable[[timedelta], float] | None = None,
+    ) -> None:
+        """See `RendezvousOpExecutor`."""
+        waited_for = ""
+        while True:
+            decision = self._step(state_handler, deadline)
+            self._tell(decision)
+            if decision.action is Action.FINISH:
+                return
+            self._raise_if_over(decision, waited_for)
+            if decision.action is Action.SYNC:
+                waited_for = decision.reason
+                self._state_holder.wait(self._wait_s(deadline))
+            if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST and update_deadline:
+                deadline = update_deadline(self._settings.timeout.join)
+
+    def _step(self, operation: Operation, deadline: float) -> Decision:
+        """Bring the state up to date, and decide on it before another thread can change it.
+
+        After a lost compare-and-set everybody who lost would write again at the same moment: the
+        node stays back first, and then decides on what it reads afresh.
+        """
+        stayed_back = False
+        while True:
+            with self._lock:
+                has_set = self._state_holder.sync()
+                if has_set is not False or stayed_back:
+                    self._losses = 0 if has_set else self._losses
+                    return self._decide(operation, deadline)
+            self._losses += 1
+            self._clock.sleep(_backoff_s(self._losses))
+            stayed_back = True
+
+    def _decide(self, operation: Operation, deadline: float) -> Decision:
+        context = RendezvousContext(
+            self._node,
+            self._state_holder.state,
+            self._settings,
+            self._state_holder.observer,
+            self.profile,
+        )
+        decision = operation(context, deadline)
+        if transitions.apply(context, decision):
+            self._state_holder.mark_dirty()
+        return decision
+
+    def _raise_if_over(self, decision: Decision, waited_for: str) -> None:
+        run_id = self._settings.run_id
+        if decision.action is Action.ERROR_CLOSED:
+            reason = decision.reason
+            because = f": {reason}" if reason else ""
+            raise RendezvousClosedError(f"The rendezvous '{run_id}' is closed{because}.", reason)
+        if decision.action is Action.ERROR_TIMEOUT:
+            # Once the node has given up its place, the state misses the node itself as well.
+            reason = waited_for or decision.reason
+            raise RendezvousTimeoutError(
+                f"The rendezvous '{run_id}' has timed out for {self._node}: {reason}."
+            )
+
+    def _wait_s(self, deadline: float) -> float:
+        """Return how long to wait: no longer than until the next heartbeat falls due."""
+        wait_s = min(POLL_S, self._settings.keep_alive_interval.total_seconds() / 2)
+        remaining_s = deadline - self._clock.monotonic()
+        return min(wait_s, remaining_s + PAST_DEADLINE_S) if remaining_s > 0 else wait_s
+
+    def _tell(self, decision: Decision) -> None:
+        """Record what is done; log a wait when its kind changes, else every 10 s (R16)."""
+        action, reason, kind = decision
+        if action not in (Action.SYNC, Action.FINISH):
+            self._record(f"{action.name}: {reason}")
+        if action is not Action.SYNC:
+            return
+        now_s = self._clock.monotonic()
+        if kind != self._told_kind or now_s - self._told_s >= EXPLAIN_EVERY_S:
+            self._told_kind, self._told_s = kind, now_s
+            logger.info("[%s] %s: %s", self._settings.run_id, self._node, reason)
+
+    def _record(self, message: str) -> None:
+        events.record(
+            "DistributedRendezvousOpExecutor.run",
+            self._settings.run_id,
+            message,
+            node=self._node,
+            round_number=self._state_holder.state.round,
+            time=self._clock.now(),
+        )
+
+
+def _backoff_s(losses: int) -> float:
+    return random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(losses, 10)))

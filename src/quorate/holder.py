@@ -1,0 +1,201 @@
+"""One node's copy of the shared state, exchanged with a backend by compare-and-set."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator
+
+from quorate.backends.base import RendezvousBackend, Token
+from quorate.clock import Clock, SystemClock
+from quorate.codec import decode_state, encode_state
+from quorate.core.action import RendezvousContext
+from quorate.core.completion import LAST_CALL, NEWCOMER, REGROUP, regroup_over
+from quorate.core.node import NodeDesc
+from quorate.core.observer import Observer
+from quorate.core.settings import RendezvousSettings
+from quorate.core.state import RendezvousState
+from quorate.core.transitions import drop_stragglers, withdraw
+
+__all__ = ["BackendRendezvousStateHolder", "RendezvousStateHolder"]
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT = "heartbeat"
+# Under this name operations judge whether a node's next word is due.
+BEAT = "beat"
+
+# A holder is looked at once per keep-alive interval; a gap longer than that by this much means
+# that its process was away.
+TICK_TOLERANCE_S = 1.0
+
+# Whether a regroup is over is judged of the state as a whole, for no node in particular.
+NOBODY = NodeDesc("", 0, 0)
+
+
+class RendezvousStateHolder(ABC):
+    """Holds the shared state of a run as one node sees it."""
+
+    @property
+    @abstractmethod
+    def state(self) -> RendezvousState:
+        """The state as of the last `sync`, with the changes made to it since."""
+
+    @property
+    @abstractmethod
+    def observer(self) -> Observer:
+        """Judges the age of what is in the state; whoever decides on the state uses this one."""
+
+    @abstractmethod
+    def sync(self) -> bool | None:
+        """Write the state if it is marked as changed, else read it.
+
+        Returns:
+            True if the changes were written; False if another node wrote first: decide again
+            from `state`; None if there was nothing to write.
+
+        Raises:
+            RendezvousConnectionError: The backend cannot be reached. Changes may have been
+                written or not: call again, and decide again from what is there (R14).
+            RendezvousStateError: The stored state is corrupt.
+        """
+
+    @abstractmethod
+    def mark_dirty(self) -> None:
+        """Say that `state` was changed, so that the next `sync` writes it."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> None:
+        """Block until the state may have changed, for at most `timeout_s` seconds."""
+
+
+class BackendRendezvousStateHolder(RendezvousStateHolder):
+    """Holds the state that a backend keeps. After each exchange it takes out who is gone.
+
+    What it takes out of its copy is stored with the next change that the node itself makes, and
+    is worked out again until then. It is not thread-safe.
+
+    Args:
+        backend: Where the state is kept.
+        settings: The settings of the run.
+        cache_duration: For how many seconds a state that was read is good enough to read again.
+        clock: Gives the time.
+        observer: Judges how long a node has been silent; it may be shared with others only if
+            they see the same state.
+    """
+
+    def __init__(
+        self,
+        backend: RendezvousBackend,
+        settings: RendezvousSettings,
+        cache_duration: float = 1,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._cache_duration_s = cache_duration
+        self._clock = clock or SystemClock()
+        self._observer = observer or Observer(
+            self._clock,
+            gap_max_s=settings.keep_alive_interval.total_seconds() + TICK_TOLERANCE_S,
+        )
+        self._state = _new_state()
+        self._token: Token | None = None
+        self._dirty = False
+        self._exchanged_s: float | None = None
+
+    @property
+    def state(self) -> RendezvousState:
+        """See `RendezvousStateHolder`."""
+        return self._state
+
+    @property
+    def observer(self) -> Observer:
+        """See `RendezvousStateHolder`."""
+        return self._observer
+
+    def sync(self) -> bool | None:
+        """See `RendezvousStateHolder`."""
+        if not self._dirty and self._is_fresh():
+            self._observer.tick()
+            return None
+        has_set = self._exchange()
+        self._observer.tick()
+        self._sanitize()
+        return has_set
+
+    def mark_dirty(self) -> None:
+        """See `RendezvousStateHolder`."""
+        self._dirty = True
+
+    def wait(self, timeout_s: float) -> None:
+        """See `RendezvousStateHolder`; a backend that can watch ends the wait early."""
+        if not self._backend.can_watch:
+            self._clock.sleep(timeout_s)
+        elif self._backend.wait_for_change(self._token, timeout_s):
+            self._exchanged_s = None
+
+    def _is_fresh(self) -> bool:
+        if self._exchanged_s is None:
+            return False
+        return self._clock.monotonic() - self._exchanged_s < self._cache_duration_s
+
+    def _exchange(self) -> bool | None:
+        dirty, self._dirty = self._dirty, False
+        # If the exchange fails nobody knows what is stored: the next one reads, and the changes
+        # are decided on again (R14).
+        self._exchanged_s = None
+        has_set = None
+        if dirty:
+            answer = self._backend.set_state(encode_state(self._state), self._token)
+            has_set = answer is not None and answer[2]
+            stored = answer[:2] if answer is not None else None
+        else:
+            stored = self._backend.get_state()
+        if stored is None:
+            self._state, self._token = _new_state(), None
+        elif not has_set:
+            self._state, self._token = decode_state(stored[0]), stored[1]
+        else:
+            self._token = stored[1]
+        # Where others write too, what a lost write has read is soon old.
+        self._exchanged_s = None if has_set is False else self._clock.monotonic()
+        return has_set
+
+    def _sanitize(self) -> None:
+        """Take out silent nodes (R8) and members that did not come back in time (R10)."""
+        # Who is taken out here is still in the stored state, and silent there.
+        watched = set(self._watched())
+        reason = f"silent for {self._settings.silence_s:g} s"
+        for node in self._silent_nodes():
+            logger.info("%s is lost to the run '%s': %s", node, self._settings.run_id, reason)
+            withdraw(self._state, self._settings, node, reason, self._observer)
+        context = RendezvousContext(NOBODY, self._state, self._settings, self._observer)
+        if regroup_over(context):
+            late = drop_stragglers(self._state, self._observer)
+            logger.info("These nodes did not come back to regroup in time: %s", late)
+        self._observer.forget_all_but(watched)
+
+    def _silent_nodes(self) -> list[NodeDesc]:
+        silent = []
+        for node, beat in self._state.last_heartbeats.items():
+            # A node's own next word falls due from this moment on, not from the first question.
+            self._observer.age_s((BEAT, node), beat)
+            if self._observer.silence_s((HEARTBEAT, node), beat) >= self._settings.silence_s:
+                silent.append(node)
+        return silent
+
+    def _watched(self) -> Iterator[Hashable]:
+        yield LAST_CALL
+        yield REGROUP
+        for node in self._state.last_heartbeats:
+            yield (HEARTBEAT, node)
+            yield (BEAT, node)
+        for node in self._state.wait_list:
+            yield (NEWCOMER, node)
+
+
+def _new_state() -> RendezvousState:
+    return RendezvousState(epoch=secrets.token_hex(4))

@@ -1,0 +1,192 @@
+"""Fixed ranks: every node is told its rank and the size of the world, and nobody may come or go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from quorate.api import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+)
+from quorate.clock import Clock, SystemClock
+from quorate.config import check_keys
+from quorate.core.state import Place
+from quorate.errors import RendezvousSettingsError, RendezvousTimeoutError
+from quorate.identity import Endpoint, parse_rendezvous_endpoint
+from quorate.stores.foreign import prefixed, translating_foreign
+
+__all__ = ["StaticRendezvous", "create_handler"]
+
+# torch's default.
+TIMEOUT_S = 600.0
+
+NO_PORT = -1
+
+# How often a node looks whether the others are there.
+POLL_S = 0.1
+
+# Fixed ranks have no state that could be created anew.
+EPOCH = "static"
+
+StoreOpener = Callable[[Endpoint, bool, float], Any]
+
+
+class StaticRendezvous(RendezvousHandler):
+    """One node with a fixed rank, in a world that is complete when all ranks are there.
+
+    Rank 0 serves a TCPStore at the endpoint; the workers use it too.
+
+    Args:
+        endpoint: The address and port of rank 0.
+        rank: The rank of this node.
+        world_size: The number of nodes.
+        run_id: The id of the run.
+        timeout_s: How long to wait for the others, in seconds.
+        slots: The number of workers of each node.
+        open_store: Serves or reaches the store, given the endpoint, whether to serve, and the
+            time that it may take; a TCPStore of torch's if `None`.
+        clock: Gives the time.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        rank: int,
+        world_size: int,
+        run_id: str,
+        timeout_s: float = TIMEOUT_S,
+        slots: int = 1,
+        open_store: StoreOpener | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._rank = rank
+        self._world_size = world_size
+        self._run_id = run_id
+        self._timeout_s = timeout_s
+        self._slots = slots
+        self._open_store = open_store or _open_tcp_store
+        self._clock = clock or SystemClock()
+        self._store: Any = None
+
+    @property
+    def use_agent_store(self) -> bool:
+        """The workers use the store that rank 0 serves."""
+        return True
+
+    def get_backend(self) -> str:
+        """See `RendezvousHandler`."""
+        return "static"
+
+    def get_run_id(self) -> str:
+        """See `RendezvousHandler`."""
+        return self._run_id
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Wait until every rank has called this once, and return this node's.
+
+        Raises:
+            RendezvousTimeoutError: Some ranks did not come; the message names them.
+            RendezvousConnectionError: The store at the endpoint could not be served or reached.
+        """
+        deadline = self._clock.monotonic() + self._timeout_s
+        if self._store is None:
+            self._store = self._open_store(self._endpoint, self._rank == 0, self._timeout_s)
+        with translating_foreign(self._store, f"Meeting the other nodes at {self._endpoint}"):
+            self._store.set(self._key(self._rank), b"here")
+            self._await_others(deadline)
+        host, port = self._endpoint
+        place = Place(
+            epoch=EPOCH,
+            round=0,
+            rank=self._rank,
+            size=self._world_size,
+            digest="",
+            leader_addr=host,
+            leader_port=port,
+            first_worker=self._rank * self._slots,
+            workers=self._world_size * self._slots,
+        )
+        info = RendezvousStoreInfo(host, port)
+        store = prefixed(self._run_id, self._store)
+        return RendezvousInfo(store, self._rank, self._world_size, info, place)
+
+    def is_closed(self) -> bool:
+        """Return False: fixed ranks have no state that could be closed."""
+        return False
+
+    def set_closed(self, reason: str = "") -> None:
+        """Do nothing: fixed ranks have no state that could be closed."""
+
+    def num_nodes_waiting(self) -> int:
+        """Return 0: nobody may come or go."""
+        return 0
+
+    def leave(self, reason: str = "") -> None:
+        """Do nothing: nobody waits for a node that was there once."""
+
+    def shutdown(self) -> bool:
+        """Release the store; rank 0 ends it for the others with that."""
+        self._store = None
+        return True
+
+    def _key(self, rank: int) -> str:
+        return f"quorate.static.{self._run_id}/{rank}"
+
+    def _await_others(self, deadline: float) -> None:
+        missing = list(range(self._world_size))
+        while True:
+            missing = [rank for rank in missing if not self._store.check([self._key(rank)])]
+            if not missing:
+                return
+            if self._clock.monotonic() > deadline:
+                names = ", ".join(map(str, missing[:10])) + (", ..." if missing[10:] else "")
+                raise RendezvousTimeoutError(
+                    f"{len(missing)} of {self._world_size} nodes did not come to "
+                    f"{self._endpoint} within {self._timeout_s:g} s: the ranks {names} are "
+                    f"missing. See whether they were started, each with its own rank."
+                )
+            self._clock.sleep(POLL_S)
+
+
+def create_handler(params: RendezvousParameters) -> StaticRendezvous:
+    """Return a handler with the fixed rank that its parameters name.
+
+    Raises:
+        RendezvousSettingsError: The rank or the port is missing, or a value makes no sense.
+    """
+    check_keys(params.config, params.backend)
+    rank = params.get_as_int("rank")
+    if rank is None:
+        raise RendezvousSettingsError(
+            "The static rendezvous needs the rank of this node: give it with --node-rank, or as "
+            "the configuration option 'rank'."
+        )
+    if not 0 <= rank < params.max_nodes:
+        raise RendezvousSettingsError(
+            f"The rank {rank} of this node must be from 0 to {params.max_nodes - 1}, because the "
+            f"static rendezvous has {params.max_nodes} nodes."
+        )
+    endpoint = parse_rendezvous_endpoint(params.endpoint, NO_PORT)
+    if not params.endpoint.strip() or endpoint.port == NO_PORT:
+        raise RendezvousSettingsError(
+            f"The static rendezvous needs address and port of rank 0, but the endpoint is "
+            f"'{params.endpoint}': give it as host:port."
+        )
+    timeout_s = params.get_as_float("timeout", TIMEOUT_S) or 0.0
+    slots = params.get_as_int("slots", 1) or 0
+    if timeout_s <= 0 or slots < 1:
+        raise RendezvousSettingsError(
+            f"The configuration options 'timeout' ({timeout_s:g}) and 'slots' ({slots}) must be "
+            f"positive."
+        )
+    return StaticRendezvous(endpoint, rank, params.max_nodes, params.run_id, timeout_s, slots)
+
+
+def _open_tcp_store(endpoint: Endpoint, is_host: bool, timeout_s: float) -> Any:
+    from quorate.backends.tcpstore import create_tcp_store
+
+    return create_tcp_store(endpoint, is_host, timeout_s)

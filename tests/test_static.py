@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from quorate.api import RendezvousParameters, RendezvousStoreInfo
+from quorate.errors import RendezvousSettingsError, RendezvousTimeoutError
+from quorate.identity import Endpoint
+from quorate.static import StaticRendezvous, create_handler
+from quorate.stores.memory import MemoryStore
+from quorate.testing import ManualClock
+
+ENDPOINT = Endpoint("node1", 29500)
+
+
+class Opener:
+    """Opens one memory store for all nodes, and remembers who asked for what."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.calls: list[tuple[Endpoint, bool, float]] = []
+
+    def __call__(self, endpoint: Endpoint, is_host: bool, timeout_s: float) -> MemoryStore:
+        self.calls.append((endpoint, is_host, timeout_s))
+        return self.store
+
+
+def params(endpoint: str = "node1:29500", **config: Any) -> RendezvousParameters:
+    return RendezvousParameters("static", endpoint, "run", 2, 2, **config)
+
+
+def test_every_node_gets_the_rank_that_it_was_given() -> None:
+    opener = Opener()
+    handlers = [
+        StaticRendezvous(ENDPOINT, rank, 2, "run", 30, slots=4, open_store=opener)
+        for rank in (0, 1)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        infos = list(pool.map(StaticRendezvous.next_rendezvous, handlers))
+    assert [(info.rank, info.world_size) for info in infos] == [(0, 2), (1, 2)]
+    assert sorted(opener.calls) == [(ENDPOINT, False, 30), (ENDPOINT, True, 30)]
+    for info in infos:
+        assert info.bootstrap_store_info == RendezvousStoreInfo("node1", 29500)
+    place = infos[1].place
+    assert place is not None
+    assert (place.rank, place.size, place.first_worker, place.workers) == (1, 2, 4, 8)
+    infos[0].store.set("key", b"value")
+    assert infos[1].store.get("key", 1) == b"value"
+    assert opener.store.get("run/key", 1) == b"value"
+
+
+def test_it_is_there_at_once_when_it_comes_back() -> None:
+    opener = Opener()
+    handler = StaticRendezvous(ENDPOINT, 0, 1, "run", open_store=opener)
+    handler.next_rendezvous()
+    handler.next_rendezvous()
+    assert len(opener.calls) == 1
+
+
+def test_who_is_missing_is_named() -> None:
+    """R16"""
+    clock = ManualClock()
+    handler = StaticRendezvous(ENDPOINT, 1, 3, "run", 60, open_store=Opener(), clock=clock)
+    before = clock.monotonic()
+    with pytest.raises(RendezvousTimeoutError, match=r"2 of 3 nodes .*node1:29500.* 0, 2 are"):
+        handler.next_rendezvous()
+    assert 60 <= clock.monotonic() - before <= 61
+
+
+def test_a_fixed_world_never_changes() -> None:
+    handler = StaticRendezvous(ENDPOINT, 0, 1, "run", open_store=Opener())
+    assert (handler.get_backend(), handler.get_run_id()) == ("static", "run")
+    assert handler.use_agent_store
+    handler.set_closed("ignored")
+    handler.leave("ignored")
+    assert not handler.is_closed()
+    assert handler.num_nodes_waiting() == 0
+    assert handler.shutdown() is True
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (params(), "--node-rank"),
+        (params(rank=2), r"from 0 to 1"),
+        (params(rank=-1), r"from 0 to 1"),
+        (params(rank="one"), "not a whole number"),
+        (params("", rank=0), "host:port"),
+        (params("node1", rank=0), "host:port"),
+        (params(rank=0, timeout=0), "must be positive"),
+        (params(rank=0, slots=0), "must be positive"),
+        (params(rank=0, join_timeout=60), "join_timeout"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(given: RendezvousParameters, complaint: str) -> None:
+    with pytest.raises(RendezvousSettingsError, match=complaint) as caught:
+        create_handler(given)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.torch
+def test_over_a_store_of_torch(free_port: Callable[[], int]) -> None:
+    port = free_port()
+    handlers = [create_handler(params(f"127.0.0.1:{port}", rank=r, timeout=20)) for r in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        infos = list(pool.map(StaticRendezvous.next_rendezvous, handlers))
+    infos[1].store.set("key", "value")
+    assert infos[0].store.get("key") == b"value"
+    for handler in reversed(handlers):
+        handler.shutdown()
