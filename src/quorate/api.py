@@ -7,10 +7,12 @@ is added beside them: `RendezvousInfo.place`, and `leave`.
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from quorate.core.state import Place, World
@@ -38,11 +40,33 @@ class BootstrapStore(Protocol):
         ...
 
 
+# Where the kernel takes the ports of outgoing connections from, and what holds if it does not say.
+_EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_EPHEMERAL_PORT_MIN = 32768
+_UNPRIVILEGED_PORT_MIN = 10240
+_PORT_TRIES = 64
+
+
 def free_port() -> int:
-    """Return a TCP port that was free on this machine a moment ago."""
-    with contextlib.closing(socket.create_server(("", 0))) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a TCP port that was free on this machine a moment ago.
+
+    Minutes may pass before it is used. It is taken from below the range of outgoing connections,
+    so that none of those gets it meanwhile, and at random, so that neighbours rarely choose alike.
+    """
+    first_ephemeral = _EPHEMERAL_PORT_MIN
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        first_ephemeral = int(_EPHEMERAL_PORTS.read_text().split()[0])
+    candidates = range(_UNPRIVILEGED_PORT_MIN, max(first_ephemeral, _UNPRIVILEGED_PORT_MIN + 1))
+    for _ in range(_PORT_TRIES):
+        with contextlib.suppress(OSError):
+            return _port_if_free(random.choice(candidates))
+    return _port_if_free(0)
+
+
+def _port_if_free(port: int) -> int:
+    with contextlib.closing(socket.create_server(("", port))) as listener:
+        bound: int = listener.getsockname()[1]
+        return bound
 
 
 @dataclass
@@ -193,6 +217,13 @@ class RendezvousHandler(ABC):
     def reason_to_regroup(self) -> str:
         """Why `num_nodes_waiting` is above zero, for people; empty if the handler cannot tell."""
         return ""
+
+    def finish(self) -> None:
+        """Say that this node's work is done: it will not come back, and nobody need regroup (R7).
+
+        Handlers that cannot tell the others do nothing; call `shutdown` or `leave` in any case.
+        """
+        return None
 
     def fail(self, reason: str) -> bool:
         """Say that the job has failed on this node for good, which closes the run (R7).

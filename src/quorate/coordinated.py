@@ -34,9 +34,12 @@ from quorate.identity import (
     parse_rendezvous_endpoints,
 )
 from quorate.wire.messages import (
+    FAILED,
     ROLE_AGENT,
+    SUCCEEDED,
     Answer,
     Close,
+    Finish,
     Flag,
     GetWorld,
     Hello,
@@ -115,6 +118,11 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         return self._client.attachment.changed_reason
 
     @property
+    def is_world_broken(self) -> bool:
+        """Whether the present world has lost a member, or its members have begun to regroup."""
+        return self._client.attachment.broken
+
+    @property
     def closed_reason(self) -> str:
         """Why the run was closed, empty while it is open."""
         return self._client.attachment.closed_reason
@@ -152,7 +160,25 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
 
     def set_closed(self, reason: str = "") -> None:
         """See base class."""
-        self._close(reason, failed=False)
+        self._close(reason, "")
+
+    def finish(self) -> None:
+        """See base class."""
+        timeout_s = self._settings.timeout.close.total_seconds()
+        answered(self._client.call(Finish, timeout_s), Flag)
+
+    def succeed(self, reason: str) -> bool:
+        """Say that the job has succeeded, which closes the run (R7).
+
+        Where another member is known to be lost, its work may be undone: this node leaves.
+
+        Args:
+            reason: What has succeeded, for everyone.
+
+        Returns:
+            Whether the run was closed.
+        """
+        return self._close(reason, SUCCEEDED)
 
     def fail(self, reason: str) -> bool:
         """Say that the job has failed on this node for good (R7).
@@ -166,7 +192,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         Returns:
             Whether the run was closed.
         """
-        return self._close(reason, failed=True)
+        return self._close(reason, FAILED)
 
     def num_nodes_waiting(self) -> int:
         """See base class. Answers from what was pushed, at once; never fails."""
@@ -262,10 +288,10 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             place=place,
         )
 
-    def _close(self, reason: str, failed: bool) -> bool:
+    def _close(self, reason: str, outcome: str) -> bool:
         self._start()
         timeout_s = self._settings.timeout.close.total_seconds()
-        answer = self._client.call(lambda id: Close(id, reason, failed), timeout_s)
+        answer = self._client.call(lambda id: Close(id, reason, outcome), timeout_s)
         return answered(answer, Flag).value
 
 

@@ -12,6 +12,7 @@ from quorate.cli.common import CONTEXT_SETTINGS, endpoint_option
 from quorate.cli.serve import DEFAULT_PORT
 from quorate.coordinator.client import Client, answered
 from quorate.core.settings import PROTOCOL_VERSION
+from quorate.errors import RendezvousError
 from quorate.identity import Endpoint, parse_rendezvous_endpoints
 from quorate.wire.messages import ROLE_OPERATOR, Hello, Report, Status
 
@@ -56,14 +57,21 @@ def fetch_status(endpoints: list[Endpoint], run_id: str, timeout_s: float) -> by
 
     Raises:
         RendezvousConnectionError: It could not be reached in time.
+        RendezvousError: It has no such run.
     """
     client = Client(endpoints, _hello, INTERVAL_S)
     client.start()
     try:
         answer = client.call(lambda id: Status(id, run_id), timeout_s)
-        return answered(answer, Report).json
+        data = answered(answer, Report).json
     finally:
         client.close()
+    if run_id and not msgspec.json.decode(data)["runs"]:
+        raise RendezvousError(
+            f"There is no run '{run_id}' at the coordinator at {client.endpoint}: check the run "
+            f"id, or start the run."
+        )
+    return data
 
 
 def describe(status: dict[str, Any]) -> list[str]:

@@ -83,6 +83,7 @@ class Attachment:
         self.error: RendezvousError | None = None
         self.waiting = 0
         self.changed_reason = ""
+        self.broken = False
         self.closed = False
         self.closed_reason = ""
         self.explanation: Waiting | None = None
@@ -135,7 +136,7 @@ class Attachment:
 
     def refused(self, error: str, now_s: float) -> None:
         """Note that no connection could be made."""
-        self._detach(error, now_s)
+        self.lost(error, now_s)
 
     def connected(self, local_addr: str, now_s: float) -> None:
         """Note that a connection was made: say hello, and ask again what is unanswered."""
@@ -200,7 +201,7 @@ class Attachment:
         return outcomes
 
     def _take(self, reply: Reply, now_s: float) -> None:
-        if isinstance(reply, Pong):
+        if self.phase is Phase.ENDED or isinstance(reply, Pong):
             return
         if isinstance(reply, Probe):
             self._ping(now_s)
@@ -211,6 +212,7 @@ class Attachment:
         elif isinstance(reply, Changed):
             self.waiting, self.changed_reason = reply.waiting, reply.reason
             self.closed, self.closed_reason = reply.closed, reply.closed_reason
+            self.broken = reply.broken
         elif isinstance(reply, Waiting):
             self.explanation = reply
         elif self._requests.pop(reply.id, None) is not None:
@@ -225,6 +227,7 @@ class Attachment:
             assert self._hello is not None
             self._hello.holding = reply.place.world
             self.waiting, self.changed_reason, self.explanation = 0, "", None
+            self.broken = False
         self._outcomes.append(Outcome(reply.id, reply, None))
 
     def _welcome(self, welcome: Welcome) -> None:

@@ -36,10 +36,18 @@ from quorate.coordinator.run import Run
 from quorate.coordinator.session import Session
 from quorate.coordinator.status import report
 from quorate.coordinator.store import RunStore
+from quorate.core.node import NodeProfile
 from quorate.core.observer import Observer
-from quorate.core.settings import PROTOCOL_VERSION
+from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
 from quorate.core.state import RendezvousState
-from quorate.errors import RendezvousError, RendezvousLimitError, RendezvousProtocolError
+from quorate.errors import (
+    RendezvousError,
+    RendezvousLimitError,
+    RendezvousProtocolError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+    translating,
+)
 from quorate.wire.messages import (
     ROLE_AGENT,
     ROLE_OPERATOR,
@@ -50,6 +58,7 @@ from quorate.wire.messages import (
     CompareSet,
     CountKeys,
     DeleteKey,
+    Finish,
     GetValue,
     GetWorld,
     Hello,
@@ -84,6 +93,21 @@ BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 RUNS_MAX = 10_000
 RUN_ID_CHARACTERS_MAX = 256
+SESSION_CHARACTERS_MAX = 256
+
+# What one node may say about itself; the others' state and records carry it.
+NODE_BYTES_MAX = 1024
+PROFILE_BYTES_MAX = 4096
+SLOTS_MAX = 65_536
+PORT_MAX = 65_535
+
+# No sane timeout is longer than three years, and times that are do not fit into a date.
+TIMEOUT_MAX_S = 1e8
+
+_CORRUPT: dict[type[BaseException], type[RendezvousError]] = {
+    ValueError: RendezvousStateError,
+    msgspec.MsgspecError: RendezvousStateError,
+}
 
 _STORE_REQUESTS = (
     SetValue,
@@ -159,12 +183,13 @@ class _EngineObserver(Observer):
 class _Peer:
     """What is known of one connection."""
 
-    __slots__ = ("run_id", "session", "session_id")
+    __slots__ = ("refused", "run_id", "session", "session_id")
 
     def __init__(self) -> None:
         self.run_id: str | None = None
         self.session_id = ""
         self.session: Session | None = None
+        self.refused = False
 
 
 class Engine:
@@ -217,7 +242,7 @@ class Engine:
     def receive(self, connection: int, message: Request) -> None:
         """Take a message; while a batch is being stored it waits for its turn."""
         peer = self._peers.get(connection)
-        if peer is None:
+        if peer is None or peer.refused:
             return
         self._read_clock()
         self._hear(peer)
@@ -282,7 +307,7 @@ class Engine:
         while self._inbox and self._batch_bytes < BATCH_BYTES_MAX:
             connection, message = self._inbox.popleft()
             peer = self._peers.get(connection)
-            if peer is not None:
+            if peer is not None and not peer.refused:
                 self._handle(connection, peer, message)
 
     def take_sends(self) -> list[Send]:
@@ -320,6 +345,8 @@ class Engine:
             else:
                 self._serve(connection, peer, peer.run_id, message)
         except RendezvousError as error:
+            # Nothing that the peer has sent after it counts: the reason that it reads is this one.
+            peer.refused = True
             answer = failure(0, error)
             self._outbox.end(connection, Refused(answer.code, answer.message))
 
@@ -360,16 +387,21 @@ class Engine:
             run.close(peer.session, connection, message)
         elif isinstance(message, GetWorld):
             self._outbox.send(connection, WorldRecord(message.id, run.state.world))
-        elif isinstance(message, Join | Leave):
+        elif isinstance(message, Join | Leave | Finish):
             self._serve_agent(connection, peer, run, message)
 
-    def _serve_agent(self, connection: int, peer: _Peer, run: Run, message: Join | Leave) -> None:
+    def _serve_agent(
+        self, connection: int, peer: _Peer, run: Run, message: Join | Leave | Finish
+    ) -> None:
         if peer.session is None:
             raise RendezvousProtocolError(
                 f"Only agents may send {type(message).__name__}; this peer is none."
             )
         if isinstance(message, Join):
+            _require_modest(message.profile)
             run.join(peer.session, message)
+        elif isinstance(message, Finish):
+            run.finish(peer.session, message)
         else:
             run.leave(peer.session, message)
 
@@ -434,21 +466,24 @@ class Engine:
         states: dict[str, RendezvousState] = {}
         seen: dict[str, float] = {}
         for text, value in records.items():
-            key = parse_key(text)
-            if key.kind == "run":
-                states[key.run_id] = decode_state(value)
-            elif key.kind == "seen":
-                seen[key.run_id] = msgspec.msgpack.decode(value, type=float)
-            else:
-                entries.setdefault(key.run_id, {})[key] = value
+            with translating(_CORRUPT, f"Reading the entry {text!r} of the coordinator's ledger"):
+                key = parse_key(text)
+                if key.kind == "run":
+                    states[key.run_id] = decode_state(value)
+                elif key.kind == "seen":
+                    seen[key.run_id] = msgspec.msgpack.decode(value, type=float)
+                else:
+                    entries.setdefault(key.run_id, {})[key] = value
         for run_id, state in states.items():
-            run = self._add_run(run_id, state)
-            self._stores[run_id].load(entries.get(run_id, {}))
+            with translating(_CORRUPT, f"Loading the run '{run_id}' from the ledger"):
+                run = self._add_run(run_id, state)
+                self._stores[run_id].load(entries.get(run_id, {}))
             if state.world is not None:
                 self._stores[run_id].open(state.world.name)
-            # The stamp is this machine's own: how old the run was when the coordinator ended.
+            # The stamp is this machine's own, and of the run's last change, which may be long ago:
+            # it says how old a run is to which nobody was attached when the coordinator ended.
             age_s = self._machine_clock.now().timestamp() - seen.get(run_id, 0.0)
-            if age_s > _kept_s(run):
+            if not run.sessions and age_s > _kept_s(run):
                 self._forget(run_id)
 
     def _collect_idle(self) -> None:
@@ -484,8 +519,8 @@ def _require_sound(hello: Hello) -> None:
         )
     if hello.role not in {ROLE_AGENT, ROLE_STORE, ROLE_OPERATOR}:
         raise RendezvousProtocolError(f"The role '{hello.role}' is unknown.")
-    if hello.role == ROLE_AGENT and (hello.node is None or hello.settings is None):
-        raise RendezvousProtocolError("An agent's hello must carry its node and its settings.")
+    if hello.role == ROLE_AGENT:
+        _require_sound_agent(hello)
     if not hello.run_id and hello.role != ROLE_OPERATOR:
         raise RendezvousProtocolError("A hello must carry the run id.")
     if "\0" in hello.run_id or len(hello.run_id) > RUN_ID_CHARACTERS_MAX:
@@ -493,5 +528,47 @@ def _require_sound(hello: Hello) -> None:
             f"The run id is too long or has a zero character in it: use at most "
             f"{RUN_ID_CHARACTERS_MAX} plain characters."
         )
-    if "\0" in hello.session:
-        raise RendezvousProtocolError("The session has a zero character in it.")
+    if not hello.session or "\0" in hello.session or len(hello.session) > SESSION_CHARACTERS_MAX:
+        raise RendezvousProtocolError(
+            f"A hello must carry a session of at most {SESSION_CHARACTERS_MAX} plain characters."
+        )
+
+
+def _require_sound_agent(hello: Hello) -> None:
+    if hello.node is None or hello.settings is None:
+        raise RendezvousProtocolError("An agent's hello must carry its node and its settings.")
+    if len(msgspec.msgpack.encode(hello.node)) > NODE_BYTES_MAX:
+        raise RendezvousLimitError(
+            f"The address of the node is too long: its descriptor may have {NODE_BYTES_MAX} bytes."
+        )
+    _require_modest(hello.profile or NodeProfile())
+    _require_possible(hello.run_id, hello.settings)
+
+
+def _require_modest(profile: NodeProfile) -> None:
+    size = len(msgspec.msgpack.encode(profile))
+    if size > PROFILE_BYTES_MAX:
+        raise RendezvousLimitError(
+            f"The profile of the node has {size} bytes, more than the {PROFILE_BYTES_MAX} that one "
+            f"may have: give the node shorter labels, or fewer."
+        )
+    if not (0 <= profile.slots <= SLOTS_MAX and 0 <= profile.port <= PORT_MAX):
+        raise RendezvousProtocolError(
+            f"No node has {profile.slots} workers or the port {profile.port}: use at most "
+            f"{SLOTS_MAX} and {PORT_MAX}."
+        )
+
+
+def _require_possible(run_id: str, settings: AgreedSettings) -> None:
+    """Refuse what no run can have: the first node's settings become everybody's."""
+    for key, value in msgspec.structs.asdict(settings).items():
+        if isinstance(value, float) and not 0 <= value <= TIMEOUT_MAX_S:
+            raise RendezvousSettingsError(
+                f"The setting {key} ({value:g} s) must be positive and at most {TIMEOUT_MAX_S:g} s."
+            )
+    try:
+        settings.to_settings(run_id)
+    except RendezvousSettingsError:
+        raise
+    except ValueError as error:
+        raise RendezvousSettingsError(str(error)) from error

@@ -29,6 +29,9 @@ IDLE_EXIT_S = 60.0
 # The log of an embedded coordinator starts anew when it has become longer than this.
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
+# Its last line lies in so much of its end.
+LOG_TAIL_BYTES = 4096
+
 
 class CoordinatorHost:
     """Starts coordinators for endpoints of this machine.
@@ -57,7 +60,7 @@ class CoordinatorHost:
             RendezvousConnectionError: It may, but the system refuses.
         """
         with self._lock:
-            self._children = [child for child in self._children if child.poll() is None]
+            self._collect_ended(endpoint)
             if self._is_host is not False and (self._is_host or own_addresses(endpoint)):
                 self.start(endpoint)
 
@@ -94,15 +97,31 @@ class CoordinatorHost:
                 child.wait()
             self._children.clear()
 
+    def _collect_ended(self, endpoint: Endpoint) -> None:
+        """Forget children that have ended; say why one failed, whose log nobody looks at."""
+        for child in self._children:
+            if child.poll():
+                log = self._log(endpoint.port)
+                logger.warning(
+                    "the coordinator that was started at %s ended with code %d: %s (see %s)",
+                    endpoint,
+                    child.returncode,
+                    _last_line(log),
+                    log,
+                )
+        self._children = [child for child in self._children if child.returncode is None]
+
+    def _log(self, port: int) -> Path:
+        return state_directory(self._state_dir) / f"coordinator-{port}.log"
+
     def _spawn(self, descriptors: list[int], port: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "quorate", "serve", "--idle-exit", f"{IDLE_EXIT_S:g}"]
         for descriptor in descriptors:
             command += ["--listen-fd", str(descriptor)]
-        directory = state_directory(self._state_dir)
-        command += ["--memory"] if self._memory else ["--state-dir", str(directory)]
-        log = directory / f"coordinator-{port}.log"
+        log = self._log(port)
+        command += ["--memory"] if self._memory else ["--state-dir", str(log.parent)]
         with translating({OSError: RendezvousConnectionError}, f"starting a coordinator ({log})"):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _truncate_if_long(log)
             output = os.open(log, mode, 0o600)
             try:
@@ -116,6 +135,14 @@ class CoordinatorHost:
                 )
             finally:
                 os.close(output)
+
+
+def _last_line(log: Path) -> str:
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(log.stat().st_size - LOG_TAIL_BYTES, 0))
+        lines = file.read().decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "")
+    return ""
 
 
 def _truncate_if_long(log: Path) -> int:

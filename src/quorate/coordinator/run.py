@@ -20,16 +20,20 @@ from quorate.core.observer import Observer
 from quorate.core.ops import RendezvousCloseOp, RendezvousJoinOp
 from quorate.core.settings import AgreedSettings, RendezvousSettings
 from quorate.core.state import Place, RendezvousState, WorldName
-from quorate.core.transitions import admit, apply, drop_stragglers, withdraw
+from quorate.core.transitions import admit, apply, drop_stragglers, finish, withdraw
 from quorate.errors import (
     RendezvousClosedError,
     RendezvousError,
+    RendezvousProtocolError,
     RendezvousReplacedError,
     RendezvousTimeoutError,
 )
 from quorate.wire.messages import (
+    FAILED,
+    SUCCEEDED,
     Changed,
     Close,
+    Finish,
     Flag,
     Hello,
     Join,
@@ -48,15 +52,21 @@ __all__ = ["Run"]
 EXPLAIN_AFTER_S = 1.0
 EXPLAIN_AGAIN_S = 10.0
 
+# Everybody is told, so nobody may make it long.
+REASON_CHARACTERS_MAX = 1024
+
 _NO_DEADLINE = float("inf")
 
 
 class _FailedClose:
-    """A close because the job failed, held until the others have answered (R7)."""
+    """A close because the job failed, held until the others have answered (R7).
 
-    def __init__(self, session: Session, request: Close, awaited: set[NodeDesc]) -> None:
-        self.session = session
-        self.request = request
+    One failure is often seen by several members: all who asked are answered, the first one's
+    reason counts.
+    """
+
+    def __init__(self, awaited: set[NodeDesc]) -> None:
+        self.askers: dict[NodeDesc, tuple[Session, Close]] = {}
         self.awaited = awaited
 
 
@@ -167,7 +177,7 @@ class Run:
         if session.connection != connection:
             return
         session.connection = None
-        if finished and session.node in self.sessions:
+        if finished and self.sessions.get(session.node) is session:
             session.ended_s = self._observer.now_s
             self._ended[session.node] = session
 
@@ -175,6 +185,11 @@ class Run:
         """Take part in a round; the answer is held until it is complete."""
         if session.join is not None and session.join.request_id == request.id:
             return
+        if request.profile.node_id != session.profile.node_id:
+            raise RendezvousProtocolError(
+                f"A session has one node id: it was '{session.profile.node_id}', and is "
+                f"'{request.profile.node_id}' in a join."
+            )
         now_s = self._observer.now_s
         session.profile = request.profile
         session.holding = WorldName(*request.after) if request.after else None
@@ -182,33 +197,60 @@ class Run:
             request.id, RendezvousJoinOp(session.holding), now_s + request.timeout_s, now_s
         )
         session.join = held
-        if session.node not in self.sessions and not self.state.closed:
+        replaced = session.node in self.state.replaced
+        if session.node not in self.sessions and not self.state.closed and not replaced:
             self._admit(session)
         self._remind(session, held)
         self._advance(session)
 
     def leave(self, session: Session, request: Leave) -> None:
         """Let an agent leave (R7)."""
-        reason = f"left: {request.reason}" if request.reason else "left"
+        reason = f"left: {_shortened(request.reason)}" if request.reason else "left"
         self._withdraw(session, reason)
         self._outbox.send(session.connection, Flag(request.id, True))
 
     def close(self, session: Session | None, connection: int, request: Close) -> None:
-        """Close the run, at once or, if the job failed, once that is known to be no symptom."""
-        if session is None or not request.failed or self.state.closed:
+        """Close the run: on request, or on a member's word about its job.
+
+        Such a word counts while the member's world stands. Where another member was lost, work is
+        undone, and a failure was a symptom: the member leaves, and the rest regroup.
+        """
+        if session is None or not request.outcome or self.state.closed:
             self._close(request.reason)
             self._outbox.send(connection, Flag(request.id, True))
             return
+        broken = bool(self.state.departed) or not self._stands(session)
+        if request.outcome == FAILED:
+            self._hold_failed_close(session, request, broken)
+        elif broken:
+            self._withdraw(session, f"left: {_shortened(request.reason)}")
+            self._outbox.send(connection, Flag(request.id, False))
+        else:
+            self._close(request.reason)
+            self._outbox.send(connection, Flag(request.id, True))
+
+    def finish(self, session: Session, request: Finish) -> None:
+        """Note that a member's work is done; once that holds for all, the run is closed."""
+        changed = finish(self._context(session))
+        self.dirty |= changed
+        self._outbox.send(session.connection, Flag(request.id, changed))
+        state = self.state
+        if changed and not state.departed and state.finishing.keys() >= state.participants.keys():
+            self._close(f"{SUCCEEDED}: all nodes of round {state.round} have finished")
+
+    def _hold_failed_close(self, session: Session, request: Close, symptom: bool) -> None:
+        """Hold a close because the job failed until the others have answered since (R7)."""
         members = self.state.participants if self.state.complete else {}
-        symptom = bool(self.state.departed) or session.node not in members
-        awaited = {
-            node for node in members if node != session.node and self.sessions[node].join is None
-        }
-        self._failed_close = _FailedClose(session, request, awaited)
+        failed = self._failed_close
+        if failed is None:
+            failed = self._failed_close = _FailedClose(set(members) - {session.node})
+            awaited = [self.sessions[node].connection for node in failed.awaited]
+            self._outbox.send_all(awaited, Probe())
+        failed.askers[session.node] = (session, request)
+        failed.awaited.discard(session.node)
         if symptom:
             self._turn_failed_close_into_leave()
             return
-        self._outbox.send_all((self.sessions[node].connection for node in awaited), Probe())
         self.finish_failed_close()
 
     def finish_failed_close(self) -> None:
@@ -217,8 +259,9 @@ class Run:
         if failed is None or failed.awaited:
             return
         self._failed_close = None
-        self._close(failed.request.reason)
-        self._outbox.send(failed.session.connection, Flag(failed.request.id, True))
+        for session, request in failed.askers.values():
+            self._close(request.reason)
+            self._outbox.send(session.connection, Flag(request.id, True))
 
     def observe(self) -> None:
         """Read the clock; call it before anything else that is handed to this run."""
@@ -279,6 +322,8 @@ class Run:
         replaced = self.sessions.pop(former, None)
         self._ended.pop(former, None)
         self._note(f"{former} was replaced by {session.node}")
+        if self._failed_close is not None:
+            self._turn_failed_close_into_leave()
         if replaced is not None:
             error = RendezvousReplacedError(
                 f"The node '{session.profile.node_id}' has joined the run '{self.run_id}' again "
@@ -376,6 +421,9 @@ class Run:
                 f"raise join_timeout."
             )
         self._answer(session, error)
+        if decision.action is Action.ERROR_TIMEOUT and session.node in self.sessions:
+            # The operation takes back what it did, but not long after its deadline.
+            self._withdraw(session, "gave up waiting")
 
     def _remind(self, session: Session, held: HeldJoin) -> None:
         entry = (held.deadline_s, next(self._deadline_order), session, held)
@@ -384,8 +432,6 @@ class Run:
     def _past_deadline(self, session: Session, held: HeldJoin) -> None:
         if held.deadline_s < self._observer.now_s:
             self._advance(session)
-            if session.join is None and session.node in self.sessions:
-                self._withdraw(session, "gave up waiting")
         self._line_may_move = True
 
     def _lose_silent(self, now_s: float) -> None:
@@ -400,6 +446,10 @@ class Run:
         # Should it be alive after all, this is the first thing that it reads.
         notice = f"this node was declared lost: {reason}"
         self._outbox.send(session.connection, Changed(1, notice))
+        if session.join is not None:
+            # It asks again when it is back, and is then attached afresh.
+            self._outbox.end(session.connection)
+            session.join = None
         if self._failed_close is not None:
             self._turn_failed_close_into_leave()
 
@@ -414,7 +464,7 @@ class Run:
 
     def _close(self, reason: str) -> None:
         ctx = self.anyone()
-        decision = RendezvousCloseOp(reason or "closed on request")(ctx, _NO_DEADLINE)
+        decision = RendezvousCloseOp(_shortened(reason) or "closed on request")(ctx, _NO_DEADLINE)
         if apply(ctx, decision):
             self.dirty = True
             self._note(f"closed: {self.state.closed_reason}")
@@ -423,9 +473,11 @@ class Run:
         """Somebody else was lost: the failure was a symptom, and the rest regroup (R7)."""
         failed, self._failed_close = self._failed_close, None
         assert failed is not None
-        if failed.session.node in self.sessions:
-            self._withdraw(failed.session, f"left after a failure: {failed.request.reason}")
-        self._outbox.send(failed.session.connection, Flag(failed.request.id, False))
+        for session, request in failed.askers.values():
+            if session.node in self.sessions:
+                reason = f"left after a failure: {_shortened(request.reason)}"
+                self._withdraw(session, reason)
+            self._outbox.send(session.connection, Flag(request.id, self.state.closed))
 
     def _enter_phase(self) -> None:
         self._explained.clear()
@@ -501,6 +553,7 @@ class Run:
             reason=self._why_changed(session) if waiting else "",
             closed=state.closed,
             closed_reason=state.closed_reason,
+            broken=bool(state.departed) or not self._stands(session),
         )
 
     def _why_changed(self, session: Session) -> str:
@@ -556,6 +609,10 @@ class Run:
 
 def _connections(sessions: Iterable[Session]) -> Iterable[int | None]:
     return (session.connection for session in sessions)
+
+
+def _shortened(reason: str) -> str:
+    return reason[:REASON_CHARACTERS_MAX]
 
 
 def _refusal(error: RendezvousError) -> Refused:

@@ -80,7 +80,9 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the connection is gone."""
         self.transport = None
-        self._server.closed(self, finished=self._finished and exc is None)
+        # A write may meet the end before a read does: a pipe breaks only after the peer finished.
+        finished = isinstance(exc, BrokenPipeError) or (self._finished and exc is None)
+        self._server.closed(self, finished)
 
     def refuse(self, error: RendezvousProtocolError) -> None:
         """Say why, and end the connection; nobody else is affected (R15)."""

@@ -26,6 +26,7 @@ from quorate.wire.messages import (
     CheckKeys,
     CompareSet,
     CountKeys,
+    DeleteKey,
     Flag,
     GetValue,
     Number,
@@ -46,6 +47,7 @@ ROUNDS_KEPT = 2
 # All stores of one run together; a store is for addresses, barriers and small tensors.
 STORE_BYTES_MAX = 512 * 1024 * 1024
 KEY_CHARACTERS_MAX = 1024
+KEYS_AWAITED_MAX = 100_000
 
 Space = tuple[str, int]
 _answer_decoder = msgspec.msgpack.Decoder(Answer)
@@ -110,6 +112,7 @@ class RunStore:
             For a request that is held, in how many seconds to call `expire` for it.
         """
         try:
+            _require_modest(request)
             keyspace = self._space(request.space)
             if isinstance(request, StoreChange):
                 self._change(connection, session, request, keyspace)
@@ -173,7 +176,7 @@ class RunStore:
             if request.id == last.request_id:
                 self._outbox.send(connection, _answer_decoder.decode(last.answer))
             return
-        self._refuse_excess(request)
+        self._require_room(request)
         answer, mutation = _mutate(request, keyspace)
         for key, value in mutation.changes.items():
             self.changes[entry_key(self._run_id, request.space, key)] = value
@@ -184,13 +187,8 @@ class RunStore:
         for waiter in mutation.woken:
             self._answer_held(waiter)
 
-    def _refuse_excess(self, request: StoreRequest) -> None:
-        if isinstance(request, SetValue) and len(request.key) > KEY_CHARACTERS_MAX:
-            raise RendezvousLimitError(
-                f"A key of {len(request.key)} characters is refused: {KEY_CHARACTERS_MAX} is the "
-                f"most. Use a shorter key."
-            )
-        if isinstance(request, SetValue) and self.bytes_used > STORE_BYTES_MAX:
+    def _require_room(self, request: StoreChange) -> None:
+        if not isinstance(request, DeleteKey) and self.bytes_used > STORE_BYTES_MAX:
             raise RendezvousLimitError(
                 f"The stores of the run '{self._run_id}' hold {self.bytes_used} bytes, more than "
                 f"{STORE_BYTES_MAX}: delete keys that are no longer needed."
@@ -239,6 +237,27 @@ class RunStore:
             if result.space == space:
                 del self._results[session]
                 self.changes[result_key(self._run_id, session)] = None
+
+
+def _require_modest(request: StoreRequest) -> None:
+    keys = _keys_of(request)
+    longest = max(map(len, keys), default=0)
+    if longest > KEY_CHARACTERS_MAX:
+        raise RendezvousLimitError(
+            f"A key of {longest} characters is refused: {KEY_CHARACTERS_MAX} is the most. Use a "
+            f"shorter key."
+        )
+    if len(keys) > KEYS_AWAITED_MAX:
+        raise RendezvousLimitError(
+            f"A request for {len(keys)} keys is refused: {KEYS_AWAITED_MAX} is the most. Ask for "
+            f"fewer at a time."
+        )
+
+
+def _keys_of(request: StoreRequest) -> tuple[str, ...]:
+    if isinstance(request, CountKeys):
+        return ()
+    return request.keys if isinstance(request, WaitKeys | CheckKeys) else (request.key,)
 
 
 def _mutate(request: StoreChange, keyspace: Keyspace) -> tuple[Answer, Mutation[Any]]:

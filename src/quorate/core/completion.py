@@ -117,7 +117,7 @@ def nodes_waiting(
 def newcomers_due_in_s(ctx: RendezvousContext) -> float | None:
     """Return in how many seconds waiting newcomers alone become a reason to regroup, if ever."""
     state = ctx.state
-    if not state.complete or not state.wait_list or state.held:
+    if not state.complete or not state.wait_list or state.held or state.finishing:
         return None
     free = room(state, ctx.settings)
     if free <= 0:

@@ -127,6 +127,8 @@ class RendezvousState(msgspec.Struct):
         regrouping_since: The moment at which the regroup began (R10).
         stragglers: Attached members that did not come back in time and lost their places.
         departed: Members that the last world has lost, with the reason.
+        finishing: Members of the complete world whose work is done: they will not come back, and
+            nobody regroups because they go (R7).
         identities: Explicit node ids, each with its present incarnation (R12).
         replaced: Former incarnations whose requests must end, oldest first.
         desired_nodes: The size that the operator wants, if any (R4).
@@ -150,6 +152,7 @@ class RendezvousState(msgspec.Struct):
     regrouping_since: datetime | None = None
     stragglers: dict[NodeDesc, datetime] = {}
     departed: dict[NodeDesc, str] = {}
+    finishing: dict[NodeDesc, datetime] = {}
     identities: dict[str, NodeDesc] = {}
     replaced: dict[NodeDesc, str] = {}
     desired_nodes: int | None = None
@@ -206,4 +209,6 @@ def _check_complete(state: RendezvousState, settings: RendezvousSettings) -> Non
     for node, rank in state.participants.items():
         assert world.members[rank] == node, "R2: a rank differs from the record"
     missing = set(world.members) - state.participants.keys()
-    assert missing == state.departed.keys() & set(world.members), "R8: a loss that is not told"
+    told = state.departed.keys() & set(world.members)
+    assert told <= missing, "R8: a loss is told of a node that is there"
+    assert missing <= told | state.finishing.keys(), "R8: a loss that is not told"

@@ -23,6 +23,7 @@ __all__ = [
     "admit",
     "apply",
     "drop_stragglers",
+    "finish",
     "withdraw",
 ]
 
@@ -49,6 +50,7 @@ def apply(ctx: RendezvousContext, decision: Decision) -> bool:
 def _add_to_participants(ctx: RendezvousContext, decision: Decision) -> None:
     state = ctx.state
     if state.complete:
+        state.finishing.pop(ctx.node, None)
         _open_next_round(state, ctx.observer)
     _take_from_lists(state, ctx.node)
     admit(ctx)
@@ -105,6 +107,7 @@ def _mark_complete(ctx: RendezvousContext, _: Decision) -> None:
     state.deadline = None
     state.regrouping_since = None
     state.departed = {}
+    state.finishing = {}
     state.stragglers |= {node: ctx.observer.stamp() for node in state.survivors}
     state.survivors = {}
 
@@ -177,12 +180,25 @@ def withdraw(
     profile = state.profiles.pop(node, None)
     if profile is not None and state.identities.get(profile.node_id) == node:
         del state.identities[profile.node_id]
-    if was_member:
+    if was_member and node not in state.finishing:
         state.departed[node] = reason
     if state.complete and not state.participants:
         _open_next_round(state, observer)
     elif not state.complete:
         _shrink_open_round(state, settings)
+
+
+def finish(ctx: RendezvousContext) -> bool:
+    """Note that a member's work is done: it will not come back, and nobody has to regroup (R7).
+
+    Returns:
+        Whether it is a member of the present world, and the state was changed.
+    """
+    state = ctx.state
+    if not state.complete or ctx.node not in state.participants:
+        return False
+    state.finishing[ctx.node] = ctx.observer.stamp()
+    return True
 
 
 def drop_stragglers(state: RendezvousState, observer: Observer) -> list[NodeDesc]:
@@ -205,7 +221,13 @@ def _open_next_round(state: RendezvousState, observer: Observer) -> None:
     state.round += 1
     state.complete = False
     state.deadline = None
-    state.survivors = state.participants
+    state.survivors = {
+        node: rank for node, rank in state.participants.items() if node not in state.finishing
+    }
+    state.stragglers |= {
+        node: stamp for node, stamp in state.finishing.items() if node in state.participants
+    }
+    state.finishing = {}
     state.participants = {}
     state.regrouping_since = observer.stamp() if state.survivors else None
 

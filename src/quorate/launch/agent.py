@@ -205,10 +205,9 @@ class Agent:
     def _fail(self, reason: str, exit_code: int) -> int:
         """Close the run for everyone, since this node cannot go on (R7)."""
         self._stop_workers()
-        report = getattr(self._handler, "fail", self._handler.set_closed)
         try:
             with self._interrupts.felt():
-                report(reason)
+                self._handler.fail(reason)
         except RendezvousError as error:
             self._say(f"the others could not be told of the failure: {error}")
         return exit_code
@@ -217,6 +216,7 @@ class Agent:
         """Wait for the others, and close the run as succeeded or leave it."""
         try:
             with self._interrupts.felt():
+                self._handler.finish()
                 ending = await_others(
                     info.store,
                     place.size,

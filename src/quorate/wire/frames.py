@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from quorate.errors import RendezvousProtocolError
 
 __all__ = ["FRAME_BYTES_MAX", "GREETING_BYTES_MAX", "FrameReader", "frame"]
@@ -33,7 +35,8 @@ class FrameReader:
     """Puts received bytes together to bodies.
 
     Args:
-        bytes_max: The largest body that is accepted; raise it once the peer is known.
+        bytes_max: The largest body that is accepted; raise it once the peer is known. It counts
+            from the next body on, in the same bytes too.
     """
 
     def __init__(self, bytes_max: int = GREETING_BYTES_MAX) -> None:
@@ -45,28 +48,28 @@ class FrameReader:
         """Return how many bytes of an unfinished frame are held."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take received bytes and return the bodies that they complete, oldest first.
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take received bytes and yield the bodies that they complete, oldest first.
 
         Raises:
             RendezvousProtocolError: The peer announces more than it may, or speaks another
                 protocol. Nothing more can be read from it.
         """
+        self._buffer += data
+        return self._bodies()
+
+    def _bodies(self) -> Iterator[bytes]:
         buffer = self._buffer
-        buffer += data
-        bodies: list[bytes] = []
-        start = 0
-        while len(buffer) - start >= _HEADER_BYTES:
-            body_start = start + _HEADER_BYTES
-            length = int.from_bytes(buffer[start:body_start], "big")
-            if length > self.bytes_max:
-                raise RendezvousProtocolError(self._refusal(bytes(buffer[start:body_start])))
-            if len(buffer) - body_start < length:
-                break
-            start = body_start + length
-            bodies.append(bytes(buffer[body_start:start]))
-        del buffer[:start]
-        return bodies
+        while len(buffer) >= _HEADER_BYTES:
+            header = bytes(buffer[:_HEADER_BYTES])
+            end = _HEADER_BYTES + int.from_bytes(header, "big")
+            if end - _HEADER_BYTES > self.bytes_max:
+                raise RendezvousProtocolError(self._refusal(header))
+            if len(buffer) < end:
+                return
+            body = bytes(buffer[_HEADER_BYTES:end])
+            del buffer[:end]
+            yield body
 
     def _refusal(self, header: bytes) -> str:
         if header.isascii() and header.decode().isprintable():

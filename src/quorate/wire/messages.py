@@ -6,7 +6,7 @@ a new connection; the answer carries it back. Messages without an `id` are not a
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from typing import Annotated, TypeAlias, cast
 
 import msgspec
 
@@ -28,6 +28,8 @@ from quorate.errors import (
 )
 
 __all__ = [
+    "FAILED",
+    "SUCCEEDED",
     "AddNumber",
     "Changed",
     "CheckKeys",
@@ -36,6 +38,7 @@ __all__ = [
     "CountKeys",
     "DeleteKey",
     "Failed",
+    "Finish",
     "Flag",
     "GetValue",
     "GetWorld",
@@ -62,6 +65,15 @@ __all__ = [
     "error_of",
     "failure",
 ]
+
+# Texts of errors quote what peers sent; they must fit into a frame, many times over.
+TEXT_CHARACTERS_MAX = 4096
+
+# A number that is not one has no order, and would block the queue of deadlines for everybody.
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e12)]
+
+FAILED = "failed"
+SUCCEEDED = "succeeded"
 
 ROLE_AGENT = "agent"
 ROLE_STORE = "store"
@@ -101,7 +113,7 @@ class Join(_Message, tag=2):
 
     id: int
     after: tuple[str, int] | None
-    timeout_s: float
+    timeout_s: Seconds
     profile: NodeProfile
 
 
@@ -113,11 +125,19 @@ class Leave(_Message, tag=3):
 
 
 class Close(_Message, tag=4):
-    """Close the run. `failed`: because the job failed, to be held until others answered (R7)."""
+    """Close the run (R7).
+
+    Args:
+        id: The request's id.
+        reason: Why, for everyone.
+        outcome: `FAILED` and `SUCCEEDED` are a member's word about its job, and count only while
+            its world stands; a failure is held until the others have answered since. Empty: the
+            run is closed on request, whatever its state.
+    """
 
     id: int
     reason: str
-    failed: bool = False
+    outcome: str = ""
 
 
 class GetWorld(_Message, tag=5):
@@ -130,6 +150,12 @@ class Ping(_Message, tag=6):
     """Say that the session is alive; answered at once."""
 
     sequence: int
+
+
+class Finish(_Message, tag=7):
+    """Say that the node's work is done: it will not come back, and nobody need regroup (R7)."""
+
+    id: int
 
 
 class SetValue(_Message, tag=10):
@@ -174,7 +200,7 @@ class GetValue(_Message, tag=14):
     id: int
     space: tuple[str, int]
     key: str
-    timeout_s: float
+    timeout_s: Seconds
 
 
 class WaitKeys(_Message, tag=15):
@@ -183,7 +209,7 @@ class WaitKeys(_Message, tag=15):
     id: int
     space: tuple[str, int]
     keys: tuple[str, ...]
-    timeout_s: float
+    timeout_s: Seconds
 
 
 class CheckKeys(_Message, tag=16):
@@ -292,12 +318,15 @@ class Changed(_Message, tag=42):
         reason: Who was lost, left, came.
         closed: Whether the run is closed.
         closed_reason: Why.
+        broken: Whether the world that the agent was given will never be whole again: a member is
+            gone, or has come back to regroup. Newcomers alone do not break a world.
     """
 
     waiting: int
     reason: str
     closed: bool = False
     closed_reason: str = ""
+    broken: bool = False
 
 
 class Waiting(_Message, tag=43):
@@ -310,7 +339,7 @@ class Waiting(_Message, tag=43):
 
 StoreChange: TypeAlias = SetValue | AddNumber | CompareSet | DeleteKey
 StoreRequest: TypeAlias = StoreChange | GetValue | WaitKeys | CheckKeys | CountKeys
-Request: TypeAlias = Hello | Join | Leave | Close | GetWorld | Ping | StoreRequest | Status
+Request: TypeAlias = Hello | Join | Leave | Close | Finish | GetWorld | Ping | StoreRequest | Status
 Answer: TypeAlias = Joined | Failed | Flag | Number | Value | WorldRecord | Report
 Reply: TypeAlias = Welcome | Refused | Answer | Pong | Probe | Changed | Waiting
 
@@ -368,7 +397,10 @@ def decode_reply(body: bytes) -> Reply:
 def failure(request_id: int, error: RendezvousError) -> Failed:
     """Return the answer that raises `error` again on the other side."""
     reason = error.reason if isinstance(error, RendezvousClosedError) else ""
-    return Failed(request_id, _CODES.get(type(error), "error"), str(error), reason)
+    message = str(error)[:TEXT_CHARACTERS_MAX]
+    return Failed(
+        request_id, _CODES.get(type(error), "error"), message, reason[:TEXT_CHARACTERS_MAX]
+    )
 
 
 def error_of(failed: Failed | Refused) -> RendezvousError:

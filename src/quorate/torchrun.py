@@ -1,0 +1,360 @@
+"""The rendezvous of `torchrun --rdzv-backend=quorate`: torch's types outside, ours inside.
+
+What torch's agent (2.5 to 2.13) does with a handler, and what follows from it here:
+
+* It exchanges the roles of its workers through the round's store before it starts them, and waits
+  for the other agents in the same store after they have finished. A member that is lost in
+  between would hold all others up until a timeout ends them. `TorchStore` notices (R8), and
+  answers in the lost one's place, so that they reach the loop in which they regroup.
+* `shutdown()` is called after success, after a failure and after errors, without saying which:
+  `sys.exc_info()` tells. It must not raise, else it hides the failure of a worker (R7).
+* A graceful exit is not understood by the launcher: a spare ends by `SystemExit(0)`.
+* An error in `num_nodes_waiting()` ends the agent: it never raises.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import api as torch_api
+
+from quorate.api import RendezvousHandler, RendezvousInfo, RendezvousParameters
+from quorate.clock import Clock, SystemClock
+from quorate.coordinated import BACKEND, CoordinatedRendezvousHandler
+from quorate.errors import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousStateError,
+    RendezvousTimeoutError,
+    StoreTimeoutError,
+)
+from quorate.launch.agent import SUCCEEDED
+from quorate.registry import get_rendezvous_handler
+from quorate.stores.base import Store
+
+__all__ = ["TorchRendezvousHandler", "TorchStore", "create_handler"]
+
+logger = logging.getLogger("quorate.torchrun")
+
+Result = TypeVar("Result")
+
+# While it waits for a key, a store looks this often whether the one that should set it is gone.
+LOOK_EVERY_S = 0.5
+
+# The private keys of torch's agent, as of 2.5 to 2.13.
+ROLE_INFO = re.compile(r"torchelastic/role_info/(\d+)")
+ASSIGNED_RANKS = re.compile(r"torchelastic/assigned_ranks/(\d+)")
+EXIT_BARRIER = "torchelastic/agent/terminal_state"
+
+_TORCH_ERRORS: dict[type[RendezvousError], type[Exception]] = {
+    RendezvousClosedError: torch_api.RendezvousClosedError,
+    RendezvousTimeoutError: torch_api.RendezvousTimeoutError,
+    RendezvousConnectionError: torch_api.RendezvousConnectionError,
+    RendezvousStateError: torch_api.RendezvousStateError,
+}
+
+
+class TorchStore(dist.Store):
+    """A round's store as torch wants it, which answers for members that are lost.
+
+    Args:
+        store: The round's store.
+        size: The number of nodes of the round.
+        is_broken: Whether the world has lost a member, or its members have begun to regroup.
+        is_closed: Whether the run is closed.
+        on_finish: Called when the agent begins to wait for the others after its work is done.
+        clock: Measures waits.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        size: int,
+        is_broken: Callable[[], bool],
+        is_closed: Callable[[], bool],
+        on_finish: Callable[[], None],
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__()
+        self._store = store
+        self._size = size
+        self._is_broken = is_broken
+        self._is_closed = is_closed
+        self._on_finish = on_finish
+        self._clock = clock or SystemClock()
+        self._timeout = timedelta(seconds=300)
+        self._own_role: dict[str, Any] = {}
+
+    @property
+    def timeout(self) -> timedelta:
+        """How long calls wait that name no timeout of their own."""
+        return self._timeout
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """Set how long calls wait that name no timeout of their own."""
+        self._timeout = timeout
+
+    def set(self, key: str, value: bytes | str) -> None:
+        """Give a key a value."""
+        if ROLE_INFO.fullmatch(key):
+            self._own_role = json.loads(value)
+        self._call(lambda: self._store.set(key, value))
+
+    def get(self, key: str) -> bytes:
+        """Return a key's value, waiting for it if need be."""
+        self._wait([key], self._timeout)
+        if not self._call(lambda: self._store.check([key])):
+            return self._stand_in(key)
+        return self._call(lambda: self._store.get(key, LOOK_EVERY_S))
+
+    def multi_get(self, keys: Sequence[str]) -> list[bytes]:
+        """Return the values of several keys."""
+        return [self.get(key) for key in keys]
+
+    def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
+        """Give several keys their values."""
+        for key, value in zip(keys, values, strict=True):
+            self.set(key, value)
+
+    def add(self, key: str, value: int) -> int:
+        """Add to a number, 0 if it is absent, and return the sum."""
+        if key.startswith(EXIT_BARRIER):
+            self._on_finish()
+        return self._call(lambda: self._store.add(key, value))
+
+    def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+        """Replace a value if it is the expected one, and return the value after the call."""
+        return self._call(lambda: self._store.compare_set(key, expected, desired))
+
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        """Return once all keys are there."""
+        self._wait(keys, timeout or self._timeout)
+
+    def check(self, keys: Sequence[str]) -> bool:
+        """Return whether all keys are there now."""
+        return self._call(lambda: self._store.check(keys))
+
+    def delete_key(self, key: str) -> bool:
+        """Remove a key, and return whether it was there."""
+        return self._call(lambda: self._store.delete(key))
+
+    def num_keys(self) -> int:
+        """Return the number of keys of the round."""
+        return self._call(self._store.num_keys)
+
+    def _wait(self, keys: Sequence[str], timeout: timedelta) -> None:
+        """Wait for keys, but not for those of a member that will never set them."""
+        deadline_s = self._clock.monotonic() + timeout.total_seconds()
+        while True:
+            remaining_s = deadline_s - self._clock.monotonic()
+            try:
+                self._store.wait(keys, min(LOOK_EVERY_S, max(remaining_s, 0.0)))
+                return
+            except StoreTimeoutError as error:
+                if all(self._is_given_up(key) for key in keys):
+                    return
+                if remaining_s <= 0:
+                    raise dist.DistStoreError(str(error)) from error
+            except RendezvousError as error:
+                raise dist.DistStoreError(str(error)) from error
+
+    def _is_given_up(self, key: str) -> bool:
+        if key.startswith(EXIT_BARRIER):
+            return self._is_broken() or self._is_closed()
+        if ROLE_INFO.fullmatch(key) or ASSIGNED_RANKS.fullmatch(key):
+            return self._is_broken()
+        return False
+
+    def _stand_in(self, key: str) -> bytes:
+        """Return what a lost member would have said: enough to start workers that stop at once."""
+        workers = int(self._own_role.get("local_world_size", 1))
+        if match := ROLE_INFO.fullmatch(key):
+            return json.dumps(self._own_role | {"rank": int(match[1])}).encode()
+        match = ASSIGNED_RANKS.fullmatch(key)
+        assert match is not None, f"nobody stands in for {key}"
+        first, total = int(match[1]) * workers, self._size * workers
+        return json.dumps([first, total, first, total]).encode()
+
+    def _call(self, function: Callable[[], Result]) -> Result:
+        try:
+            return function()
+        except RendezvousError as error:
+            raise dist.DistStoreError(str(error)) from error
+
+
+class TorchRendezvousHandler(torch_api.RendezvousHandler):
+    """A handler of ours, as torch's agent wants it.
+
+    Args:
+        handler: Ours.
+    """
+
+    def __init__(self, handler: RendezvousHandler) -> None:
+        self._handler = handler
+        self._was_in_world = False
+        self._ended = False
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Whether workers use the agents' store: they make one of their own, in every round."""
+        return False
+
+    def get_backend(self) -> str:
+        """Return the name under which torchrun asked for it."""
+        return BACKEND
+
+    def get_run_id(self) -> str:
+        """Return the id of the run."""
+        return self._handler.get_run_id()
+
+    def next_rendezvous(self) -> torch_api.RendezvousInfo:
+        """Join the next round, and wait until it is complete.
+
+        Raises:
+            SystemExit: The run has ended, and this node was not needed: exit code 0.
+            RendezvousError: torch's error for what went wrong.
+        """
+        try:
+            info = self._handler.next_rendezvous()
+        except RendezvousGracefulExitError as error:
+            self._end_unneeded(str(error))
+        except RendezvousClosedError as error:
+            if not self._was_in_world and error.reason.startswith(SUCCEEDED):
+                self._end_unneeded(str(error))
+            raise _translated(error) from error
+        except RendezvousError as error:
+            raise _translated(error) from error
+        self._was_in_world = True
+        return self._info(info)
+
+    def is_closed(self) -> bool:
+        """Return whether the run is closed."""
+        return self._translating(self._handler.is_closed)
+
+    def set_closed(self) -> None:
+        """Close the run."""
+        self._translating(self._handler.set_closed)
+
+    def num_nodes_waiting(self) -> int:
+        """Return how many nodes give reason to regroup; while nobody can be asked, none (R11)."""
+        try:
+            return self._handler.num_nodes_waiting()
+        except RendezvousError as error:
+            logger.warning("the workers go on, though nobody tells of changes: %s", error)
+            return 0
+
+    def shutdown(self) -> bool:
+        """Tell the others how it ended, as the exception under way has it. Never raises."""
+        if self._ended:
+            return True
+        self._ended = True
+        try:
+            self._part(sys.exc_info()[1])
+        except RendezvousError as error:
+            logger.warning("the others could not be told how this node ended: %s", error)
+            return False
+        return True
+
+    def _part(self, error: BaseException | None) -> None:
+        if not self._was_in_world:
+            self._handler.leave("was in no world")
+        elif error is None:
+            self._succeed()
+        elif isinstance(error, ChildFailedError):
+            self._handler.fail(f"failed: {_first_line(error)}")
+            self._handler.leave("its workers have failed")
+        else:
+            self._handler.leave(f"ended by {type(error).__name__}: {_first_line(error)}")
+
+    def _succeed(self) -> None:
+        reason = f"{SUCCEEDED}: the workers have finished"
+        if isinstance(self._handler, CoordinatedRendezvousHandler):
+            if not self._handler.is_closed():
+                self._handler.succeed(reason)
+            self._handler.leave("its workers have finished")
+        else:
+            self._handler.shutdown()
+
+    def _end_unneeded(self, why: str) -> None:
+        logger.info("not needed: %s", why)
+        self._handler.leave("was not needed")
+        self._ended = True
+        raise SystemExit(0)
+
+    def _info(self, info: RendezvousInfo) -> torch_api.RendezvousInfo:
+        bootstrap = info.bootstrap_store_info
+        assert bootstrap is not None
+        return torch_api.RendezvousInfo(
+            self._store(info),
+            info.rank,
+            info.world_size,
+            torch_api.RendezvousStoreInfo(bootstrap.master_addr, bootstrap.master_port),
+        )
+
+    def _store(self, info: RendezvousInfo) -> dist.Store:
+        if isinstance(info.store, dist.Store):
+            return info.store
+        handler = self._handler
+        if isinstance(handler, CoordinatedRendezvousHandler):
+            return TorchStore(
+                info.store,
+                info.world_size,
+                lambda: handler.is_world_broken,
+                handler.is_closed,
+                handler.finish,
+            )
+        return TorchStore(
+            info.store, info.world_size, lambda: False, lambda: False, lambda: None
+        )
+
+    def _translating(self, function: Callable[[], Result]) -> Result:
+        try:
+            return function()
+        except RendezvousError as error:
+            raise _translated(error) from error
+
+
+def create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHandler:
+    """Return the handler for torchrun's parameters.
+
+    `--rdzv-conf backend=NAME` chooses another kind of rendezvous of ours, see `quorate.registry`.
+
+    Raises:
+        ValueError: A parameter is wrong.
+    """
+    config = dict(params.config)
+    backend = config.pop("backend", BACKEND)
+    own = RendezvousParameters(
+        backend,
+        params.endpoint,
+        params.run_id,
+        params.min_nodes,
+        params.max_nodes,
+        params.local_addr,
+        **config,
+    )
+    return TorchRendezvousHandler(get_rendezvous_handler(own))
+
+
+def _translated(error: RendezvousError) -> Exception:
+    """Return torch's error for one of ours; its launcher understands no other."""
+    for own, torch_error in _TORCH_ERRORS.items():
+        if isinstance(error, own):
+            return torch_error(str(error))
+    unknown: Exception = torch_api.RendezvousError(str(error))
+    return unknown
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =-\n")]
+    return lines[0] if lines else type(error).__name__
