@@ -1,9 +1,9 @@
 """What every test may use, and what every test must leave as it found it.
 
 Fixtures: `until` waits for something that can be observed, `free_port` names a port nobody uses.
-Marker `torch`: the test needs PyTorch; without it the test is skipped with a line that says how
-to get it, and fails when QUORATE_CI is set. A thread or a child process that outlives its test
-fails that test.
+Markers `torch` and `etcd`: the test needs PyTorch, or etcd and OpenSSL's program; without them it
+is skipped with a line that says how to get them, and fails when QUORATE_CI is set. A thread or a
+child process that outlives its test fails that test.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -28,7 +29,10 @@ T = TypeVar("T")
 hypothesis.settings.register_profile("quorate", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("quorate")
 
-HOW_TO_GET = {"torch": "PyTorch is not installed: `make torch` installs it"}
+HOW_TO_GET = {
+    "torch": "PyTorch is not installed: `make torch` installs it",
+    "etcd": "etcd or openssl is not installed: `make system` installs them, as root",
+}
 
 POLL_INTERVAL_S = 0.005
 LEAK_GRACE_S = 2.0
@@ -41,7 +45,10 @@ SHARED_THREADS = "quorate-client"
 
 
 def missing(package: str) -> bool:
-    """Whether a package that some tests need is not installed."""
+    """Whether something that some tests need is not installed."""
+    if package == "etcd":
+        programs = (os.environ.get("QUORATE_ETCD_BINARY_PATH", "etcd"), "openssl")
+        return not all(map(shutil.which, programs))
     return importlib.util.find_spec(package) is None
 
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from tests.scenarios.language import WAYS, play, read, rewrite
 
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
