@@ -1,4 +1,4 @@
-"""Coordinators for tests: in a thread, or as a process; a proxy in front; a peer that speaks bytes."""
+"""Coordinators for tests, in a thread or a process; a harmful proxy; a peer that speaks bytes."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ QUICK = {
     "keep_alive_max_attempt": "3",
     "last_call_timeout": "0.2",
     "join_timeout": "10",
+    "close_timeout": "2",
     "is_host": "0",
 }
 
@@ -61,7 +62,7 @@ class ThreadedCoordinator:
         self.error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="test-coordinator")
+        self._thread = threading.Thread(target=self._serve, name="test-coordinator", daemon=True)
         self._thread.start()
         assert self._running.wait(PATIENCE_S)
 
@@ -167,7 +168,7 @@ class Proxy:
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="test-proxy")
+        self._thread = threading.Thread(target=self._run, name="test-proxy", daemon=True)
         self._ready = threading.Event()
         self._thread.start()
         assert self._ready.wait(PATIENCE_S)
@@ -232,7 +233,8 @@ class Proxy:
             return
         self._writers |= {writer, far_writer}
         await asyncio.gather(
-            self._carry(reader, far_writer, self._forth), self._carry(far_reader, writer, self._back)
+            self._carry(reader, far_writer, self._forth),
+            self._carry(far_reader, writer, self._back),
         )
         self._writers -= {writer, far_writer}
 
@@ -275,7 +277,9 @@ def make_handler(
 ) -> CoordinatedRendezvousHandler:
     """Return a handler with quick settings that starts no coordinator unless it is told to."""
     settings: Mapping[str, str] = {**QUICK, **config}
-    return create_handler(RendezvousParameters("quorate", str(endpoint), run_id, *nodes, **settings))
+    return create_handler(
+        RendezvousParameters("quorate", str(endpoint), run_id, *nodes, **settings)
+    )
 
 
 def end_process(pid: int, number: int = signal.SIGKILL) -> None:

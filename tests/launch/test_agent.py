@@ -139,7 +139,7 @@ def test_a_membership_change_regroups_and_costs_no_restart(run: Run, tmp_path: P
     )
     assert run([a_round(0), a_round(1)], script, max_restarts=0) == 0
     assert run.out == "[0]:stopped\n"
-    assert "the world changes, stopping the workers to regroup" in run.err
+    assert "the world changes, stopping the workers" in run.err
 
 
 def test_a_failure_that_is_a_symptom_of_a_loss_costs_no_restart(run: Run) -> None:

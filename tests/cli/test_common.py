@@ -1,0 +1,64 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from quorate.cli.common import CONTEXT_SETTINGS, endpoint_option, fail, set_up_logging
+from quorate.errors import RendezvousConnectionError, RendezvousGracefulExitError
+
+
+def test_an_error_is_one_line_and_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail(RendezvousConnectionError("Nobody is there.")) == 73
+    captured = capsys.readouterr()
+    assert captured.err == "quorate: Nobody is there.\n"
+    assert captured.out == ""
+
+
+def test_a_spare_that_is_not_needed_has_not_failed() -> None:
+    assert fail(RendezvousGracefulExitError("Not needed.")) == 0
+
+
+def test_the_log_goes_to_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    set_up_logging("warning")
+    logging.getLogger("quorate.x").info("not this")
+    logging.getLogger("quorate.x").warning("but this")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("WARNING quorate.x: but this\n")
+    assert "not this" not in captured.err
+
+
+@pytest.mark.parametrize("flag", ["--some-flag", "--some_flag"])
+def test_flags_are_taken_with_either_stroke(flag: str) -> None:
+    @click.command(context_settings=CONTEXT_SETTINGS)
+    @click.option("--some-flag")
+    def command(some_flag: str) -> None:
+        click.echo(some_flag)
+
+    assert CliRunner().invoke(command, [flag, "a_b"]).output == "a_b\n"
+
+
+def test_an_endpoint_is_required_where_there_is_no_default() -> None:
+    @click.command()
+    @endpoint_option(None)
+    def required(endpoint: str) -> None:
+        click.echo(endpoint)
+
+    @click.command()
+    @endpoint_option("somewhere")
+    def defaulted(endpoint: str) -> None:
+        click.echo(endpoint)
+
+    assert CliRunner().invoke(required).exit_code == 2
+    assert CliRunner().invoke(required, ["--endpoint", "c1"]).output == "c1\n"
+    assert CliRunner().invoke(defaulted).output == "somewhere\n"

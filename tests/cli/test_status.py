@@ -1,0 +1,110 @@
+"""`quorate status`: what a coordinator knows, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from quorate.cli.status import command, describe
+from quorate.errors import RendezvousConnectionError, RendezvousError
+from tests.served import LOOPBACK, ThreadedCoordinator, make_handler
+
+
+@pytest.fixture
+def coordinator() -> Iterator[ThreadedCoordinator]:
+    coordinator = ThreadedCoordinator()
+    yield coordinator
+    coordinator.stop()
+
+
+def status(endpoint: object, *arguments: str) -> Result:
+    return CliRunner().invoke(command, ["--endpoint", str(endpoint), *arguments])
+
+
+def test_a_coordinator_without_runs(coordinator: ThreadedCoordinator) -> None:
+    lines = status(coordinator.endpoint).output.splitlines()
+    assert lines[0].endswith("1 connection(s)")
+    assert lines[1:] == ["no runs"]
+
+
+def test_a_run_with_a_node(coordinator: ThreadedCoordinator) -> None:
+    handler = make_handler(coordinator.endpoint, nodes=(1, 2))
+    handler.next_rendezvous()
+    shown = status(coordinator.endpoint).output
+    assert "run job: round 0 complete, 1 to 2 nodes, epoch " in shown
+    assert f"{handler.node} " in shown
+    assert "participant rank 0, heard " in shown
+    handler.set_closed("all done")
+    handler.leave()
+    shown = status(coordinator.endpoint).output
+    assert " closed, 1 to 2 nodes" in shown
+    assert "closed: all done" in shown
+
+
+def test_json_is_for_programs(coordinator: ThreadedCoordinator) -> None:
+    handler = make_handler(coordinator.endpoint)
+    handler.next_rendezvous()
+    decoded = msgspec.json.decode(status(coordinator.endpoint, "--json").output)
+    (run,) = decoded["runs"]
+    assert (run["run_id"], run["state"], run["round"]) == ("job", "complete", 0)
+    assert run["nodes"][0]["connected"]
+    handler.leave()
+
+
+def test_one_run_of_several(coordinator: ThreadedCoordinator) -> None:
+    handlers = [make_handler(coordinator.endpoint, run_id) for run_id in ("one", "two")]
+    for handler in handlers:
+        handler.next_rendezvous()
+    both, one = status(coordinator.endpoint), status(coordinator.endpoint, "one")
+    assert "run one:" in both.output
+    assert "run two:" in both.output
+    assert "run one:" in one.output
+    assert "run two:" not in one.output
+    for handler in handlers:
+        handler.leave()
+
+
+def test_an_unknown_run_is_an_error(coordinator: ThreadedCoordinator) -> None:
+    failed = status(coordinator.endpoint, "jbo")
+    assert isinstance(failed.exception, RendezvousError)
+    assert "There is no run 'jbo'" in str(failed.exception)
+    assert failed.output == ""
+
+
+def test_nobody_there(free_port: Callable[[], int]) -> None:
+    endpoint = f"{LOOPBACK}:{free_port()}"
+    failed = status(endpoint, "--timeout", "0.2")
+    assert isinstance(failed.exception, RendezvousConnectionError)
+    assert failed.exception.exit_code == 73
+    assert f"{endpoint} could not be reached for 0.2 s: nobody listens" in str(failed.exception)
+    assert failed.output == ""
+
+
+def test_a_timeout_must_be_positive() -> None:
+    assert status(LOOPBACK, "--timeout", "0").exit_code == 2
+
+
+def test_what_is_waited_for_and_who_is_gone_is_shown() -> None:
+    run: dict[str, Any] = {
+        "run_id": "job",
+        "epoch": "e",
+        "round": 3,
+        "state": "regrouping",
+        "min_nodes": 2,
+        "max_nodes": 4,
+        "closed_reason": "",
+        "waiting_for": "waiting for 1 more node(s)",
+        "nodes": [
+            {"node": "a", "state": "waiting", "rank": None, "connected": False, "heard_s_ago": 1.5}
+        ],
+        "departed": {"b": "lost: it was silent for 15 s"},
+    }
+    shown = describe({"coordinator": "c:1", "connections": 2, "runs": [run]})
+    assert shown[0] == "coordinator c:1, 2 connection(s)"
+    assert "  waiting for 1 more node(s)" in shown
+    assert any("waiting, heard 1.5 s ago, not connected" in line for line in shown)
+    assert any(line.split()[:3] == ["b", "lost:", "it"] for line in shown)

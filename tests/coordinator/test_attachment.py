@@ -1,0 +1,343 @@
+"""One session over many connections: when it beats, dials, asks again, and when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from quorate.coordinator.attachment import (
+    REDIAL_FIRST_S,
+    REDIAL_MAX_S,
+    Attachment,
+    Outcome,
+    Phase,
+    unreachable,
+)
+from quorate.core.node import NodeProfile
+from quorate.core.state import Place
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousProtocolError,
+    RendezvousReplacedError,
+    RendezvousTimeoutError,
+)
+from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
+from quorate.wire.messages import (
+    ROLE_AGENT,
+    Changed,
+    Failed,
+    Flag,
+    Hello,
+    Join,
+    Joined,
+    Leave,
+    Ping,
+    Pong,
+    Probe,
+    Refused,
+    Reply,
+    Request,
+    SetValue,
+    Waiting,
+    Welcome,
+    decode_request,
+    encode,
+)
+
+INTERVAL_S = 4.0
+ADDR = "192.0.2.1"
+PLACE = Place("e", 3, 0, 1, "d", ADDR, 1, 0, 1)
+
+
+def make_hello(local_addr: str) -> Hello:
+    return Hello(1, ROLE_AGENT, "run", local_addr)
+
+
+def make(draw: Callable[[], float] = lambda: 1.0) -> Attachment:
+    return Attachment(make_hello, INTERVAL_S, draw)
+
+
+def attached(now_s: float = 0.0) -> Attachment:
+    attachment = make()
+    attachment.connected(ADDR, now_s)
+    tell(attachment, Welcome(1, "here", False), now_s=now_s)
+    said(attachment)
+    return attachment
+
+
+def said(attachment: Attachment) -> list[Request]:
+    bodies = FrameReader(FRAME_BYTES_MAX).feed(attachment.take_output())
+    return [decode_request(body) for body in bodies]
+
+
+def tell(attachment: Attachment, *replies: Reply, now_s: float = 0.0) -> None:
+    attachment.received(b"".join(frame(encode(reply)) for reply in replies), now_s)
+
+
+def ask(attachment: Attachment, message: Callable[[int], Request], now_s: float = 0.0) -> int:
+    request_id = attachment.next_id()
+    attachment.request(request_id, message(request_id), now_s)
+    return request_id
+
+
+def join(request_id: int) -> Join:
+    return Join(request_id, None, 600.0, NodeProfile())
+
+
+def leave(request_id: int) -> Leave:
+    return Leave(request_id, "")
+
+
+class TestDialing:
+    def test_it_starts_detached_and_dials_at_once(self) -> None:
+        attachment = make()
+        assert attachment.phase is Phase.DETACHED
+        assert attachment.dial_at_s <= 0.0
+        assert not attachment.attached
+        attachment.dialing()
+        assert attachment.phase is Phase.DIALING
+
+    def test_it_says_hello_first_and_is_attached_once_welcomed(self) -> None:
+        attachment = make()
+        ask(attachment, leave)
+        attachment.connected(ADDR, 1.0)
+        assert said(attachment) == [make_hello(ADDR), Leave(1, "")]
+        assert attachment.phase is Phase.GREETING
+        tell(attachment, Welcome(1, "there", True))
+        assert attachment.attached
+        assert attachment.coordinator == "there"
+
+    @pytest.mark.parametrize("draw", [0.0, 0.5, 1.0])
+    def test_pauses_double_up_to_a_bound_and_each_draws_its_part(self, draw: float) -> None:
+        attachment = make(lambda: draw)
+        pauses = []
+        for _ in range(9):
+            attachment.refused("refused", 100.0)
+            pauses.append(attachment.dial_at_s - 100.0)
+        part = 0.5 + draw / 2
+        assert pauses[0] == pytest.approx(REDIAL_FIRST_S * part)
+        assert pauses[1] == pytest.approx(2 * REDIAL_FIRST_S * part)
+        assert pauses[-1] == pytest.approx(REDIAL_MAX_S * part)
+        assert pauses == sorted(pauses)
+
+    def test_after_a_welcome_the_pauses_begin_anew(self) -> None:
+        attachment = make()
+        for _ in range(9):
+            attachment.refused("refused", 0.0)
+        attachment.connected(ADDR, 50.0)
+        tell(attachment, Welcome(1, "here", False), now_s=50.0)
+        attachment.lost("reset", 60.0)
+        assert attachment.dial_at_s == pytest.approx(60.0 + REDIAL_FIRST_S)
+
+    def test_r11_it_dials_again_after_one_interval_without_an_answer(self) -> None:
+        attachment = attached()
+        assert not attachment.tick(INTERVAL_S / 2)
+        assert said(attachment) == [Ping(1)]
+        assert not attachment.tick(INTERVAL_S * 1.5 - 0.01)
+        assert attachment.tick(INTERVAL_S * 1.5)
+
+    def test_r11_a_coordinator_that_does_not_welcome_is_given_up_on(self) -> None:
+        attachment = make()
+        attachment.connected(ADDR, 10.0)
+        assert not attachment.tick(10.0 + INTERVAL_S - 0.01)
+        assert attachment.tick(10.0 + INTERVAL_S)
+
+    def test_r14_a_coordinator_whose_write_stalls_is_waited_for(self) -> None:
+        """It does not welcome before it has stored, but it answers pings."""
+        attachment = make()
+        attachment.connected(ADDR, 0.0)
+        for tick in range(1, 100):
+            now_s = tick * INTERVAL_S / 4
+            assert not attachment.tick(now_s)
+            for message in said(attachment):
+                if isinstance(message, Ping):
+                    tell(attachment, Pong(message.sequence), now_s=now_s)
+
+    def test_it_knows_since_when_it_is_alone_and_why(self) -> None:
+        attachment = attached()
+        assert attachment.detached_since_s is None
+        attachment.lost("reset", 7.0)
+        attachment.refused("refused", 9.0)
+        assert attachment.detached_since_s == 7.0
+        error = unreachable("host:1", attachment, 12.0)
+        assert isinstance(error, RendezvousConnectionError)
+        assert "host:1" in str(error)
+        assert "12 s: refused." in str(error)
+
+
+class TestBeating:
+    def test_r11_it_beats_at_half_the_interval(self) -> None:
+        attachment = attached()
+        beats = []
+        for tick in range(1, 17):
+            now_s = tick * INTERVAL_S / 8
+            attachment.tick(now_s)
+            for message in said(attachment):
+                assert isinstance(message, Ping)
+                beats.append(now_s)
+                tell(attachment, Pong(message.sequence), now_s=now_s)
+        assert beats == [2.0, 4.0, 6.0, 8.0]
+
+    def test_a_request_is_a_beat_too(self) -> None:
+        attachment = attached()
+        ask(attachment, leave, 1.0)
+        said(attachment)
+        attachment.tick(2.9)
+        assert said(attachment) == []
+        attachment.tick(3.0)
+        assert said(attachment) == [Ping(1)]
+
+    def test_r7_a_probe_is_answered_at_once(self) -> None:
+        attachment = attached()
+        tell(attachment, Probe())
+        assert said(attachment) == [Ping(1)]
+
+    def test_while_detached_nothing_is_said(self) -> None:
+        attachment = make()
+        assert not attachment.tick(1000.0)
+        assert said(attachment) == []
+
+
+class TestAsking:
+    def test_r14_what_is_unanswered_is_asked_again_under_the_same_id(self) -> None:
+        attachment = attached()
+        first, second = ask(attachment, leave), ask(attachment, join)
+        said(attachment)
+        tell(attachment, Flag(first, True))
+        attachment.lost("reset", 1.0)
+        third = ask(attachment, leave)
+        attachment.connected("192.0.2.9", 2.0)
+        assert said(attachment) == [make_hello(ADDR), join(second), leave(third)]
+        assert attachment.take_outcomes() == [Outcome(first, Flag(first, True), None)]
+        assert attachment.take_outcomes() == []
+
+    def test_what_was_not_written_is_not_written_twice(self) -> None:
+        attachment = attached()
+        ask(attachment, leave)
+        attachment.lost("reset", 1.0)
+        attachment.connected(ADDR, 2.0)
+        assert said(attachment) == [make_hello(ADDR), leave(1)]
+
+    def test_a_late_answer_to_a_forgotten_request_is_dropped(self) -> None:
+        attachment = attached()
+        request = ask(attachment, join)
+        attachment.forget(request)
+        attachment.forget(request)
+        tell(attachment, Joined(request, PLACE), Flag(99, True))
+        assert attachment.take_outcomes() == []
+        attachment.lost("reset", 1.0)
+        attachment.connected(ADDR, 2.0)
+        said_again = said(attachment)
+        assert len(said_again) == 1
+        assert isinstance(said_again[0], Hello)
+        assert said_again[0].holding is None, "the caller never got that world"
+
+    def test_r8_a_world_that_came_too_late_is_a_reason_to_regroup(self) -> None:
+        """The others count on this node in it."""
+        attachment = attached()
+        request = ask(attachment, join)
+        attachment.forget(request)
+        tell(attachment, Joined(request, PLACE))
+        assert attachment.waiting == 1
+
+    def test_r14_a_world_that_is_told_twice_is_no_reason_to_regroup(self) -> None:
+        attachment = attached()
+        request = ask(attachment, join)
+        tell(attachment, Joined(request, PLACE), Joined(request, PLACE))
+        assert attachment.waiting == 0
+
+    def test_an_answer_counts_once(self) -> None:
+        attachment = attached()
+        request = ask(attachment, leave)
+        tell(attachment, Flag(request, True), Flag(request, False))
+        assert len(attachment.take_outcomes()) == 1
+
+    def test_a_failure_is_an_error(self) -> None:
+        attachment = attached()
+        request = ask(attachment, join)
+        tell(attachment, Failed(request, "timeout", "too late"))
+        ((request_id, answer, error),) = attachment.take_outcomes()
+        assert (request_id, answer) == (request, None)
+        assert isinstance(error, RendezvousTimeoutError)
+
+    def test_r15_a_request_that_is_too_large_is_the_callers_error(self) -> None:
+        attachment = attached()
+        with pytest.raises(RendezvousProtocolError):
+            ask(attachment, lambda id: SetValue(id, ("e", 0), "k", bytes(FRAME_BYTES_MAX)))
+        assert said(attachment) == []
+
+    def test_a_frame_may_come_in_pieces_but_not_from_two_connections(self) -> None:
+        attachment = attached()
+        data = frame(encode(Changed(1, "came")))
+        attachment.received(data[:3], 0.0)
+        attachment.lost("reset", 1.0)
+        attachment.connected(ADDR, 2.0)
+        attachment.received(data[:5], 2.0)
+        attachment.received(data[5:], 2.0)
+        assert attachment.waiting == 1
+
+    def test_r15_what_is_no_reply_is_refused(self) -> None:
+        with pytest.raises(RendezvousProtocolError):
+            attached().received(b"HTTP/1.1 400 Bad Request\r\n", 0.0)
+        with pytest.raises(RendezvousProtocolError):
+            attached().received(frame(encode(Leave(1, ""))), 0.0)
+
+
+class TestPushes:
+    def test_r8_a_change_is_remembered(self) -> None:
+        attachment = attached()
+        tell(attachment, Changed(2, "lost b"))
+        assert (attachment.waiting, attachment.changed_reason) == (2, "lost b")
+        tell(attachment, Changed(0, "", closed=True, closed_reason="done"))
+        assert (attachment.waiting, attachment.closed_reason) == (0, "done")
+        assert attachment.closed
+
+    def test_r8_a_new_world_starts_with_nobody_waiting(self) -> None:
+        attachment = attached()
+        request = ask(attachment, join)
+        tell(attachment, Waiting("min_nodes", "waiting", 1.0), Changed(2, "lost b"))
+        assert attachment.explanation is not None
+        tell(attachment, Joined(request, PLACE))
+        assert (attachment.waiting, attachment.changed_reason) == (0, "")
+        assert attachment.explanation is None
+        attachment.lost("reset", 1.0)
+        attachment.connected(ADDR, 2.0)
+        greeting = said(attachment)[0]
+        assert isinstance(greeting, Hello)
+        assert greeting.holding == ("e", 3)
+
+    def test_r8_a_change_that_follows_the_new_world_in_the_same_bytes_counts(self) -> None:
+        attachment = attached()
+        request = ask(attachment, join)
+        tell(attachment, Changed(5, "old"), Joined(request, PLACE), Changed(1, "lost c"))
+        assert (attachment.waiting, attachment.changed_reason) == (1, "lost c")
+
+
+class TestEnding:
+    def test_r12_a_refusal_ends_the_session_and_all_that_is_asked(self) -> None:
+        attachment = attached()
+        first, second = ask(attachment, join), ask(attachment, leave)
+        tell(attachment, Refused("replaced", "a newer one has joined"))
+        assert attachment.phase is Phase.ENDED
+        later = ask(attachment, leave)
+        outcomes = attachment.take_outcomes()
+        assert [outcome.request_id for outcome in outcomes] == [first, second, later]
+        assert {type(outcome.error) for outcome in outcomes} == {RendezvousReplacedError}
+
+    def test_nothing_that_comes_after_a_refusal_counts(self) -> None:
+        attachment = attached()
+        refusal = Refused("replaced", "a newer one has joined")
+        tell(attachment, refusal, Refused("protocol", "say hello"), Welcome(1, "here", True))
+        tell(attachment, Welcome(1, "here", True))
+        assert attachment.phase is Phase.ENDED
+        assert isinstance(attachment.error, RendezvousReplacedError)
+
+    @pytest.mark.parametrize("event", ["lost", "refused"])
+    def test_an_ended_session_does_not_dial(self, event: str) -> None:
+        attachment = attached()
+        attachment.end(RendezvousConnectionError("over"))
+        getattr(attachment, event)("reset", 5.0)
+        assert attachment.phase is Phase.ENDED
+        assert not attachment.tick(100.0)
+        assert said(attachment) == []

@@ -1,0 +1,198 @@
+"""Who starts a coordinator, and that it is one process that stands alone."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from quorate.cli.status import fetch_status
+from quorate.coordinator import host as host_module
+from quorate.coordinator.host import CoordinatorHost
+from quorate.errors import RendezvousConnectionError
+from quorate.identity import Endpoint
+from quorate.testing import ManualClock
+from tests.served import LOOPBACK
+
+Until = Callable[..., Any]
+MakeHost = Callable[..., CoordinatorHost]
+
+READY_S = 10.0
+
+
+class RecordingHost(CoordinatorHost):
+    """Notes where it would start a coordinator."""
+
+    def __init__(self, is_host: bool | None) -> None:
+        super().__init__(is_host)
+        self.started: list[Endpoint] = []
+
+    def start(self, endpoint: Endpoint) -> Endpoint | None:
+        self.started.append(endpoint)
+        return endpoint
+
+
+@pytest.fixture
+def make_host(tmp_path: Path) -> Iterator[MakeHost]:
+    made: list[CoordinatorHost] = []
+
+    def make(**options: Any) -> CoordinatorHost:
+        made.append(CoordinatorHost(state_dir=str(tmp_path / "state"), **options))
+        return made[-1]
+
+    yield make
+    for host in made:
+        host.stop()
+
+
+def status(endpoint: Endpoint) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(fetch_status([endpoint], "", READY_S))
+    return decoded
+
+
+OWN = Endpoint(LOOPBACK, 1)
+# An address of documentation (RFC 5737): no machine has it.
+FOREIGN = Endpoint("192.0.2.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("is_host", "endpoint", "starts"),
+    [
+        (None, OWN, True),
+        (None, Endpoint("localhost", 1), True),
+        (None, Endpoint("::1", 1), True),
+        (None, FOREIGN, False),
+        (None, Endpoint("a..b", 1), False),
+        (False, OWN, False),
+        (True, FOREIGN, True),
+    ],
+)
+def test_who_hosts(is_host: bool | None, endpoint: Endpoint, starts: bool) -> None:
+    host = RecordingHost(is_host)
+    host(endpoint)
+    assert host.started == ([endpoint] if starts else [])
+
+
+def test_it_starts_a_process_of_its_own(make_host: MakeHost, tmp_path: Path) -> None:
+    """Its journal and its log are the user's alone."""
+    endpoint = make_host().start(Endpoint(LOOPBACK, 0))
+    assert endpoint is not None
+    assert status(endpoint)["runs"] == []
+    state = tmp_path / "state"
+    log = state / f"coordinator-{endpoint.port}.log"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert f"{LOOPBACK}:{endpoint.port}" in log.read_text()
+    assert (state / f"coordinator-{endpoint.port}.journal").exists()
+
+
+def test_in_memory_there_is_no_journal(make_host: MakeHost, tmp_path: Path) -> None:
+    endpoint = make_host(memory=True).start(Endpoint(LOOPBACK, 0))
+    assert endpoint is not None
+    assert status(endpoint)["runs"] == []
+    assert not list((tmp_path / "state").glob("*.journal"))
+
+
+def test_ipv6(make_host: MakeHost) -> None:
+    endpoint = make_host(memory=True).start(Endpoint("::1", 0))
+    assert endpoint is not None
+    assert str(endpoint).startswith("[::1]:")
+    assert status(endpoint)["runs"] == []
+
+
+def test_of_many_that_want_to_host_one_does(
+    make_host: MakeHost, free_port: Callable[[], int]
+) -> None:
+    endpoint = Endpoint("localhost", free_port())
+    hosts = [make_host(memory=True) for _ in range(4)]
+    barrier = threading.Barrier(len(hosts))
+
+    def race(host: CoordinatorHost) -> None:
+        barrier.wait()
+        host(endpoint)
+
+    threads = [threading.Thread(target=race, args=(host,)) for host in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(len(host._children) for host in hosts) == 1
+    status(endpoint)
+    hosts[0](endpoint)
+    assert sum(len(host._children) for host in hosts) == 1
+
+
+def test_a_port_that_somebody_has_is_left_to_them(make_host: MakeHost) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        endpoint = Endpoint(*taken.getsockname())
+        host = make_host()
+        assert host.start(endpoint) is None
+        host(endpoint)
+        assert not host._children
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    host = CoordinatorHost(state_dir=str(tmp_path / "file" / "state"))
+    with pytest.raises(RendezvousConnectionError, match="starting a coordinator"):
+        host.start(Endpoint(LOOPBACK, 0))
+
+
+def test_why_a_coordinator_failed_is_told_and_it_is_not_started_in_a_rush(
+    make_host: MakeHost, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """The words of its log reach the agent that started it: a corrupt journal, here."""
+    endpoint = Endpoint(LOOPBACK, free_port())
+    journal = tmp_path / "state" / f"coordinator-{endpoint.port}.journal"
+    journal.parent.mkdir()
+    journal.write_bytes(b"something else")
+    clock = ManualClock()
+    host = make_host(clock=clock)
+    host(endpoint)
+    (child,) = host._children
+    assert child.wait(READY_S) == 75
+    for _ in range(2):
+        with pytest.raises(RendezvousConnectionError, match=r"code 75: .*not a journal of quorate"):
+            host(endpoint)
+    assert journal.read_bytes() == b"something else"
+    journal.unlink()
+    clock.advance(host_module.RESTART_PAUSE_S)
+    host(endpoint)
+    assert status(endpoint)["runs"] == []
+
+
+def test_a_killed_coordinator_is_started_again_at_once(
+    make_host: MakeHost, free_port: Callable[[], int]
+) -> None:
+    endpoint = Endpoint(LOOPBACK, free_port())
+    host = make_host()
+    host(endpoint)
+    first = status(endpoint)["coordinator"]
+    (child,) = host._children
+    child.kill()
+    child.wait()
+    host(endpoint)
+    assert status(endpoint)["coordinator"] != first
+
+
+def test_a_long_log_starts_anew(
+    make_host: MakeHost,
+    free_port: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_module, "LOG_BYTES_MAX", 100)
+    (tmp_path / "state").mkdir()
+    for length, kept in ((100, True), (101, False)):
+        endpoint = Endpoint(LOOPBACK, free_port())
+        log = tmp_path / "state" / f"coordinator-{endpoint.port}.log"
+        log.write_text("x" * length)
+        make_host(memory=True)(endpoint)
+        status(endpoint)
+        assert log.read_text().startswith("x" * 100) == kept

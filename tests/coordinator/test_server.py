@@ -1,0 +1,415 @@
+"""The coordinator's shell over real sockets: who is refused, what is stored first, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from quorate.coordinator import engine, server
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
+from quorate.errors import RendezvousConnectionError, RendezvousLimitError
+from quorate.identity import Endpoint
+from quorate.wire import frames
+from quorate.wire.messages import (
+    ROLE_AGENT,
+    Failed,
+    Flag,
+    GetValue,
+    Hello,
+    Join,
+    Joined,
+    Ping,
+    Pong,
+    Refused,
+    Report,
+    Request,
+    SetValue,
+    Status,
+    Value,
+    Welcome,
+)
+from tests.served import RawPeer, ThreadedCoordinator, operator_hello
+
+Until = Callable[..., Any]
+Start = Callable[..., ThreadedCoordinator]
+
+JOIN_TIMEOUT_S = 30.0
+
+
+class GatedLedger:
+    """Keeps what is committed in memory; can be told to wait, and to fail."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.commits: list[int] = []
+        self.failures: list[Exception] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = False
+
+    def load(self) -> dict[str, bytes]:
+        return dict(self.kept)
+
+    def commit(self, changes: Mapping[str, bytes | None], durable: bool = True) -> None:
+        assert self.gate.wait(JOIN_TIMEOUT_S)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.commits.append(sum(len(value or b"") for value in changes.values()))
+        for key, value in changes.items():
+            self.kept.pop(key, None)
+            if value is not None:
+                self.kept[key] = value
+
+    def is_held(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with contextlib.ExitStack() as started:
+
+        def start_one(*args: Any, **kwargs: Any) -> ThreadedCoordinator:
+            coordinator = ThreadedCoordinator(*args, **kwargs)
+            started.callback(coordinator.stop)
+            return coordinator
+
+        yield start_one
+
+
+class RawAgent(RawPeer):
+    """An agent that says what it is told to; it has said hello."""
+
+    def __init__(
+        self, endpoint: Endpoint, name: str = "a", nodes: int = 1, label: str = ""
+    ) -> None:
+        super().__init__(endpoint)
+        session = secrets.token_hex(8)
+        self.profile = NodeProfile(labels={"is": label} if label else {})
+        self.say(
+            Hello(
+                PROTOCOL_VERSION,
+                ROLE_AGENT,
+                "job",
+                session,
+                NodeDesc(name, 1, 0, session),
+                self.profile,
+                RendezvousSettings("job", nodes, nodes).agreed,
+            )
+        )
+
+    def ask_to_join(self, request_id: int = 1) -> None:
+        self.say(Join(request_id, None, JOIN_TIMEOUT_S, self.profile))
+
+
+def join_alone(agent: RawAgent) -> tuple[str, int]:
+    agent.ask_to_join()
+    return agent.read_until(Joined).place.world
+
+
+def pings(peer: RawPeer, sequence: int = 7) -> bool:
+    peer.say(Ping(sequence))
+    return peer.read_until(Pong).sequence == sequence
+
+
+def unframed(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + body
+
+
+TLS_HELLO = bytes.fromhex("16030102000100")
+HOSTILE = {
+    "http": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "another program"),
+    "tls": (TLS_HELLO, "bytes"),
+    "oversize": (struct.pack(">I", frames.GREETING_BYTES_MAX + 1), "65537 bytes"),
+    "zeros": (bytes(64), "malformed"),
+    "no message": (unframed(b"\xc1"), "malformed"),
+    "number": (unframed(b"\x01"), "malformed"),
+    "unknown tag": (unframed(b"\x91\x63"), "malformed"),
+    "no hello": (unframed(b"\x93\x14\x01\xa0"), "must be a hello"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_r15_hostile_bytes_end_their_connection_with_a_reason(name: str, start: Start) -> None:
+    sent, reason = HOSTILE[name]
+    coordinator = start()
+    with RawAgent(coordinator.endpoint) as healthy, RawPeer(coordinator.endpoint) as hostile:
+        join_alone(healthy)
+        hostile.socket.sendall(sent)
+        refused = hostile.read()
+        assert isinstance(refused, Refused)
+        assert reason in refused.message
+        assert hostile.read() is None
+        assert pings(healthy)
+
+
+def test_r15_an_oversize_message_after_the_hello_is_refused(start: Start) -> None:
+    with RawPeer(start().endpoint) as peer:
+        peer.say(operator_hello())
+        peer.read_until(Welcome)
+        peer.socket.sendall(struct.pack(">I", frames.FRAME_BYTES_MAX + 1))
+        assert "bytes" in peer.read_until(Refused).message
+        assert peer.read() is None
+
+
+def test_r15_a_peer_that_dribbles_before_its_hello_is_ended(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GREETING_TIMEOUT_S", 0.3)
+    coordinator = start()
+    with RawPeer(coordinator.endpoint) as silent, RawPeer(coordinator.endpoint) as slow:
+        deadline = time.monotonic() + 5.0
+        slow.socket.settimeout(0.05)
+        slow.socket.sendall(b"\0\0\1\0")
+        while time.monotonic() < deadline:
+            try:
+                slow.socket.sendall(b"x")
+                if slow.socket.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("a peer that never says hello was kept")
+        assert silent.read() is None
+
+
+def test_r15_a_greeted_peer_may_rest_but_not_for_ever(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GREETING_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(server, "IDLE_TIMEOUT_S", 0.8)
+    with RawPeer(start().endpoint) as peer:
+        began_s = time.monotonic()
+        peer.say(operator_hello())
+        peer.read_until(Welcome)
+        assert peer.read() is None
+        assert time.monotonic() - began_s >= 0.8
+
+
+def test_r15_a_peer_that_does_not_read_is_given_up(
+    start: Start, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    monkeypatch.setattr(server, "UNSENT_BYTES_MAX", 100_000)
+    coordinator = start()
+    with RawAgent(coordinator.endpoint) as agent, RawAgent(coordinator.endpoint, "b") as deaf:
+        space = join_alone(agent)
+        deaf.read_until(Welcome)
+        deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        agent.say(SetValue(2, space, "k", bytes(1 << 20)))
+        agent.read_until(Flag)
+        for number in range(30):
+            with contextlib.suppress(ConnectionError):
+                deaf.say(GetValue(10 + number, space, "k", 1.0))
+        until(lambda: len(coordinator.server._connections) == 1, what="the deaf peer to be dropped")
+        assert pings(agent)
+
+
+def test_r15_an_answer_that_is_too_large_fails_alone(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = start()
+    with RawAgent(coordinator.endpoint, label="x" * 2000) as agent:
+        join_alone(agent)
+        with RawPeer(coordinator.endpoint) as operator:
+            operator.say(operator_hello())
+            operator.read_until(Welcome)
+            monkeypatch.setattr(frames, "FRAME_BYTES_MAX", 1500)
+            operator.say(Status(3))
+            failed = operator.read_until(Failed)
+            assert failed.id == 3
+            assert "exceeds" in failed.message
+        assert pings(agent)
+
+
+def test_r14_nobody_is_answered_before_it_is_stored(start: Start, until: Until) -> None:
+    ledger = GatedLedger()
+    ledger.gate.clear()
+    with RawAgent(start(ledger).endpoint) as agent:
+        agent.ask_to_join()
+        agent.say(Ping(1))
+        assert isinstance(agent.read(), Pong)
+        assert not ledger.commits
+        ledger.gate.set()
+        assert isinstance(agent.read_until(Welcome), Welcome)
+        agent.read_until(Joined)
+        assert any(key.startswith("run\0") for key in ledger.kept)
+
+
+def test_r14_agents_wait_while_the_ledger_fails_and_then_go_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "COMMIT_RETRY_S", 0.05)
+    ledger = GatedLedger()
+    ledger.failures = [RendezvousConnectionError("No space left on device.") for _ in range(3)]
+    with RawAgent(start(ledger).endpoint) as agent:
+        assert join_alone(agent)[1] == 0
+        assert not ledger.failures
+        assert "No space left on device.; agents wait" in caplog.text
+
+
+def test_what_comes_during_a_write_becomes_one_batch(start: Start, until: Until) -> None:
+    ledger = GatedLedger()
+    coordinator = start(ledger)
+    with RawAgent(coordinator.endpoint) as agent:
+        space = join_alone(agent)
+        ledger.gate.clear()
+        before = len(ledger.commits)
+        for number in range(20):
+            agent.say(SetValue(10 + number, space, f"k{number}", b"v"))
+        until(lambda: len(coordinator.server._engine._inbox) > 0, what="requests to queue up")
+        agent.say(Ping(3))
+        agent.read_until(Pong)
+        ledger.gate.set()
+        for _ in range(20):
+            agent.read_until(Flag)
+        assert len(ledger.commits) - before <= 3
+
+
+def test_r15_a_batch_has_a_limit(
+    start: Start, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    monkeypatch.setattr(engine, "BATCH_BYTES_MAX", 1000)
+    ledger = GatedLedger()
+    coordinator = start(ledger)
+    with RawAgent(coordinator.endpoint) as agent:
+        space = join_alone(agent)
+        ledger.gate.clear()
+        before = len(ledger.commits)
+        agent.say(*(SetValue(10 + number, space, f"k{number}", bytes(600)) for number in range(20)))
+        agent.say(Ping(3))
+        agent.read_until(Pong)
+        ledger.gate.set()
+        for _ in range(20):
+            agent.read_until(Flag)
+        assert max(ledger.commits[before:]) < 3 * 600
+        agent.say(GetValue(90, space, "k19", 1.0))
+        assert agent.read_until(Value).value == bytes(600)
+
+
+@pytest.mark.parametrize("error", [RendezvousLimitError("too large"), ValueError("no idea")])
+def test_a_coordinator_that_cannot_store_ends_with_the_error(
+    error: Exception, start: Start
+) -> None:
+    ledger = GatedLedger()
+    ledger.failures = [error]
+    coordinator = start(ledger)
+    with RawAgent(coordinator.endpoint) as agent:
+        agent.ask_to_join()
+        assert agent.read() is None
+    assert coordinator.ended()
+    assert coordinator.error is error
+    assert ledger.closed
+
+
+def test_a_coordinator_that_cannot_judge_ends_with_the_error(start: Start) -> None:
+    coordinator = start()
+    error = ValueError("no idea")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    coordinator.server._engine.tick = fail  # type: ignore[method-assign]
+    assert coordinator.ended()
+    assert coordinator.error is error
+
+
+def test_it_stops_with_its_connections_and_its_ledger(start: Start) -> None:
+    ledger = GatedLedger()
+    coordinator = start(ledger)
+    with RawAgent(coordinator.endpoint) as agent:
+        space = join_alone(agent)
+        coordinator.stop()
+        assert agent.read() is None
+        assert ledger.closed
+        assert coordinator.error is None
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(coordinator.endpoint, timeout=1.0)
+    again = start(ledger, port=coordinator.endpoint.port)
+    with RawPeer(again.endpoint) as operator:
+        operator.say(operator_hello(), Status(1))
+        status = operator.read_until(Report)
+        assert space[0].encode() in status.json
+
+
+def test_stopping_in_the_middle_of_a_write_tells_nobody(start: Start, until: Until) -> None:
+    ledger = GatedLedger()
+    ledger.gate.clear()
+    coordinator = start(ledger)
+    with RawAgent(coordinator.endpoint) as agent:
+        agent.ask_to_join()
+        agent.say(Ping(1))
+        agent.read_until(Pong)
+        coordinator.do(coordinator.server.stop)
+        until(lambda: coordinator.server._writer._shutdown, what="the end to begin")
+        ledger.gate.set()
+        coordinator.stop()
+        assert agent.read() is None
+        assert coordinator.error is None
+
+
+def test_an_idle_coordinator_ends_and_one_with_company_does_not(start: Start) -> None:
+    alone, visited = start(idle_exit_s=0.3), start(idle_exit_s=0.3)
+    with RawPeer(visited.endpoint) as operator:
+        operator.say(operator_hello())
+        assert alone.ended()
+        assert not visited.ended(0.5)
+    assert visited.ended()
+    assert alone.error is None
+
+
+def test_many_peers_of_one_moment_are_all_served(start: Start) -> None:
+    coordinator = start()
+
+    def visit(number: int) -> int:
+        with RawPeer(coordinator.endpoint) as peer:
+            requests: list[Request] = [operator_hello(), Status(number)]
+            peer.say(*requests)
+            return peer.read_until(Report).id
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sorted(pool.map(visit, range(100))) == list(range(100))
+
+
+def test_r8_a_peer_that_finishes_while_it_is_written_to_has_finished(
+    start: Start, until: Until
+) -> None:
+    """A process that ends is told from a reset, though a write meets the reset that follows."""
+    coordinator = start()
+    ended: list[bool] = []
+    closed = coordinator.server.closed
+    coordinator.server.closed = (  # type: ignore[method-assign]
+        lambda connection, finished: (ended.append(finished), closed(connection, finished))[1]
+    )
+    with RawAgent(coordinator.endpoint) as agent:
+        join_alone(agent)
+        number = next(iter(coordinator.server._connections))
+
+        def write_to_the_dead() -> None:
+            connection = coordinator.server._connections[number]
+            agent.socket.close()
+            connection.write(b"x")
+            # The loop must not read the end before the second write: that is the race.
+            assert connection.transport is not None
+            hung_up = select.poll()
+            hung_up.register(connection.transport.get_extra_info("socket"), 0)
+            assert hung_up.poll(5000)
+            connection.write(b"x")
+
+        coordinator.do(write_to_the_dead)
+        until(lambda: ended, what="the end of the connection")
+    assert ended == [True]

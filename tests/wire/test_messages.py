@@ -1,0 +1,202 @@
+"""Messages: they come back as they went, errors too; anything else is refused with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quorate import errors
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.state import Place, World
+from quorate.errors import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousProtocolError,
+    RendezvousTimeoutError,
+)
+from quorate.wire.messages import (
+    FAILED,
+    ROLE_AGENT,
+    TEXT_CHARACTERS_MAX,
+    AddNumber,
+    Changed,
+    CheckKeys,
+    Close,
+    CompareSet,
+    CountKeys,
+    DeleteKey,
+    Failed,
+    Finish,
+    Flag,
+    GetValue,
+    GetWorld,
+    Hello,
+    Join,
+    Joined,
+    Leave,
+    Number,
+    Ping,
+    Pong,
+    Probe,
+    Refused,
+    Report,
+    SetValue,
+    Status,
+    Value,
+    Waiting,
+    WaitKeys,
+    Welcome,
+    WorldRecord,
+    decode_reply,
+    decode_request,
+    encode,
+    error_of,
+    failure,
+)
+from tests.core.support import make_settings
+
+NODE = NodeDesc("host-1", 17, 2, "f00")
+PROFILE = NodeProfile("n1", 3, {"block": "b"}, 29500, 8)
+PLACE = Place("e", 4, 1, 2, "digest", "host-0", 29501, 8, 16)
+SPACE = ("e", 4)
+
+REQUESTS: list[Any] = [
+    Hello(1, ROLE_AGENT, "run", "s", NODE, PROFILE, make_settings().agreed, SPACE),
+    Hello(1, ROLE_AGENT, "run", "s"),
+    Join(1, SPACE, 600.0, PROFILE),
+    Join(1, None, math.inf, NodeProfile()),
+    Leave(2, "done"),
+    Close(3, "it broke", FAILED),
+    Finish(15),
+    GetWorld(4),
+    Ping(5),
+    SetValue(6, SPACE, "k\0k", b"\0v"),
+    AddNumber(7, SPACE, "k", -3),
+    CompareSet(8, SPACE, "k", b"", b"v"),
+    DeleteKey(9, SPACE, "k"),
+    GetValue(10, SPACE, "k", 1.5),
+    WaitKeys(11, SPACE, ("a", "b"), 0),
+    CheckKeys(12, SPACE, ()),
+    CountKeys(13, SPACE),
+    Status(14, "run"),
+]
+REPLIES: list[Any] = [
+    Welcome(1, "here", True),
+    Refused("settings", "no"),
+    Joined(1, PLACE),
+    Failed(1, "closed", "no", "done"),
+    Flag(1, True),
+    Number(1, -5),
+    Value(1, b"\xff"),
+    WorldRecord(1, None),
+    WorldRecord(1, World("e", 4, (NODE,), (PROFILE,))),
+    Report(1, b"{}"),
+    Pong(7),
+    Probe(),
+    Changed(2, "lost", True, "done", True),
+    Waiting("min_nodes", "waiting", 1.5),
+]
+# A coordinator that was deposed ends: no agent is answered with that.
+ERRORS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type)
+    and issubclass(kind, RendezvousError)
+    and kind is not errors.RendezvousDeposedError
+]
+
+
+@pytest.mark.parametrize("message", REQUESTS, ids=lambda message: type(message).__name__)
+def test_requests_come_back_as_they_went(message: Any) -> None:
+    assert decode_request(encode(message)) == message
+
+
+@pytest.mark.parametrize("message", REPLIES, ids=lambda message: type(message).__name__)
+def test_replies_come_back_as_they_went(message: Any) -> None:
+    assert decode_reply(encode(message)) == message
+
+
+@pytest.mark.parametrize("message", REQUESTS, ids=lambda message: type(message).__name__)
+def test_r15_no_prefix_of_a_request_is_a_request(message: Any) -> None:
+    body = encode(message)
+    for length in range(len(body)):
+        with pytest.raises(RendezvousProtocolError):
+            decode_request(body[:length])
+
+
+@given(st.binary(max_size=80))
+def test_r15_any_bytes_are_a_message_or_a_protocol_error(body: bytes) -> None:
+    for decode in (decode_request, decode_reply):
+        with contextlib.suppress(RendezvousProtocolError):
+            assert isinstance(decode(body), msgspec.Struct)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [99, 1],
+        [2, "one", None, 1.0, []],
+        [2, 1, None, "soon", []],
+        [10, 1, ["e", 1], "k", "text, not bytes"],
+        [30, 1, "a reply is no request", True],
+        {"id": 1},
+        None,
+    ],
+    ids=repr,
+)
+def test_r15_a_request_of_the_wrong_shape_is_refused(raw: Any) -> None:
+    with pytest.raises(RendezvousProtocolError, match="malformed request"):
+        decode_request(msgspec.msgpack.encode(raw))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Join(1, None, math.nan, PROFILE),
+        GetValue(1, SPACE, "k", math.nan),
+        WaitKeys(1, SPACE, ("k",), math.nan),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_r15_a_timeout_that_is_no_number_is_refused(message: Any) -> None:
+    """It has no order: in the queue of deadlines it would stop everybody's."""
+    with pytest.raises(RendezvousProtocolError, match="malformed"):
+        decode_request(encode(message))
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_is_raised_again_on_the_other_side(kind: type[RendezvousError]) -> None:
+    answer = decode_reply(encode(failure(7, kind("what happened"))))
+    assert isinstance(answer, Failed)
+    assert answer.id == 7
+    error = error_of(answer)
+    assert type(error) is kind
+    assert str(error) == "what happened"
+
+
+def test_r7_a_closed_error_keeps_its_reason() -> None:
+    error = error_of(failure(1, RendezvousClosedError("It is closed.", "the job succeeded")))
+    assert isinstance(error, RendezvousClosedError)
+    assert error.reason == "the job succeeded"
+
+
+def test_a_refusal_is_an_error_too() -> None:
+    assert type(error_of(Refused("timeout", "late"))) is RendezvousTimeoutError
+    assert type(error_of(Refused("closed", "over"))) is RendezvousClosedError
+
+
+def test_an_error_of_a_later_release_is_an_error() -> None:
+    error = error_of(Failed(1, "not known yet", "what happened"))
+    assert type(error) is RendezvousError
+    assert str(error) == "what happened"
+
+
+def test_r15_what_peers_sent_is_quoted_within_limits() -> None:
+    answer = failure(1, RendezvousClosedError("x" * 100_000, "y" * 100_000))
+    assert len(answer.message) == len(answer.reason) == TEXT_CHARACTERS_MAX
