@@ -44,6 +44,14 @@ FLOORS: dict[str, str] = {
         identity
         events
         config
+        etcd.messages
+        etcd.receipt
+        etcd.transport
+        etcd.gateway
+        etcd.watch
+        etcd.client
+        etcd.writer
+        etcd.parameters
         backends.lockfile
         backends.replacement
         backends.base
@@ -51,9 +59,7 @@ FLOORS: dict[str, str] = {
         backends.file
         backends.bounded
         backends.tcpstore
-        backends.etcd
         backends.journal
-        backends
         stores.base
         stores.keyspace
         stores.memory
@@ -62,6 +68,8 @@ FLOORS: dict[str, str] = {
         stores.backed
         stores.etcd
         stores
+        backends.etcd
+        backends
         codec
         wire.messages
         wire.frames
@@ -95,9 +103,7 @@ FLOORS: dict[str, str] = {
         coordinated
         worker
         static
-        etcd.server
         etcd.rendezvous
-        etcd
         """,
     "F7": """
         registry
@@ -113,12 +119,17 @@ FLOORS: dict[str, str] = {
         launch.exit_barrier
         launch.agent
         launch
+        etcd.member
+        etcd.server
+        etcd
         torchrun
+        plugin
         """,
     "testing": """
         testing.clock
         testing.backends
         testing.stores
+        testing.etcd
         testing.world
         testing
         """,
@@ -146,12 +157,12 @@ FLOORS: dict[str, str] = {
 }
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
-PURE = re.compile(r"core(\..+)?|coordinator\.(outbox|records|store|session|run|status|engine)|stores\.keyspace")
+PURE = re.compile(r"core(\..+)?|coordinator\.(outbox|records|store|session|run|status|engine)|stores\.keyspace|etcd\.(messages|receipt)")
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 
 TORCH_ALLOWED = {"backends.tcpstore", "torchrun"}
 
-NOT_AT_IMPORT = ("aiohttp", "asyncio", "numpy", "torch", "uvloop")
+NOT_AT_IMPORT = ("aiohttp", "asyncio", "numpy", "torch", "urllib3", "uvloop")
 IMPORT_TIME_S = 0.1
 
 # Written so that this file does not find itself.

@@ -32,11 +32,11 @@ __all__ = [
 ]
 
 COORDINATED = ("quorate",)
-DIRECT = ("c10d", "file", "memory")
+DIRECT = ("c10d", "file", "memory", "etcd-v2")
 DYNAMIC = (*COORDINATED, *DIRECT)
 ETCD = ("etcd",)
-ETCD_V2 = ("etcd-v2",)
-EVERY = (*DYNAMIC, "static", *ETCD, *ETCD_V2)
+ON_ETCD = ("etcd", "etcd-v2")
+EVERY = (*DYNAMIC, "static", *ETCD)
 
 SECONDS = "seconds"
 WHOLE_NUMBER = "whole number"
@@ -81,7 +81,7 @@ KEYS: tuple[ConfigurationKey, ...] = (
         "last_call_timeout",
         SECONDS,
         "30",
-        (*DYNAMIC, *ETCD, *ETCD_V2),
+        (*DYNAMIC, *ETCD),
         "How long a round that has the minimum of nodes stays open for more.",
     ),
     ConfigurationKey(
@@ -181,7 +181,7 @@ KEYS: tuple[ConfigurationKey, ...] = (
         "read_timeout",
         SECONDS,
         "60",
-        ("c10d", *ETCD_V2, *ETCD),
+        ("c10d", *ON_ETCD),
         "How long one exchange with the store may take.",
     ),
     ConfigurationKey(
@@ -192,24 +192,32 @@ KEYS: tuple[ConfigurationKey, ...] = (
         SECONDS,
         "600",
         EVERY,
-        "`static`: how long to wait for the other nodes. `etcd-v2`: how long to wait for a round. "
+        "`static`: how long to wait for the other nodes. `etcd`: how long to wait for a round. "
         "torchrun sends it to every backend; the others use `join_timeout`.",
     ),
     ConfigurationKey(
-        "protocol", TEXT, "`http`", (*ETCD, *ETCD_V2), "How etcd is spoken to: `http` or `https`."
+        "protocol", TEXT, "`http`", ON_ETCD, "How etcd is spoken to: `http` or `https`."
     ),
     ConfigurationKey(
-        "etcd_prefix", TEXT, "`/torchelastic/p2p`", ETCD_V2, "Where in etcd the run is kept."
+        "etcd_prefix",
+        TEXT,
+        "`/torchelastic/p2p` (`etcd`), `/torch/elastic/rendezvous` (`etcd-v2`)",
+        ON_ETCD,
+        "Below what in etcd runs are kept.",
     ),
-    ConfigurationKey("cert", TEXT, "none", ETCD_V2, "The file of the client's certificate."),
-    ConfigurationKey("key", TEXT, "none", ETCD_V2, "The file of the client's private key."),
+    ConfigurationKey("ssl_cert", TEXT, "none", ON_ETCD, "The file of the client's certificate."),
     ConfigurationKey(
-        "cacert", TEXT, "the system's", ETCD_V2, "The file of the certificates to trust."
+        "ssl_cert_key", TEXT, "none", ON_ETCD, "The file of the client's private key."
     ),
-    ConfigurationKey("ssl_cert", TEXT, "none", ETCD, "The file of the client's certificate."),
-    ConfigurationKey("ssl_cert_key", TEXT, "none", ETCD, "The file of the client's private key."),
     ConfigurationKey(
-        "ca_cert", TEXT, "the system's", ETCD, "The file of the certificates to trust."
+        "ca_cert", TEXT, "the system's", ON_ETCD, "The file of the certificates to trust."
+    ),
+    ConfigurationKey("cert", TEXT, "none", ON_ETCD, "Another name of `ssl_cert`."),
+    ConfigurationKey("key", TEXT, "none", ON_ETCD, "Another name of `ssl_cert_key`."),
+    ConfigurationKey("cacert", TEXT, "none", ON_ETCD, "Another name of `ca_cert`."),
+    ConfigurationKey("user", TEXT, "none", ON_ETCD, "The user of etcd, where it wants to know."),
+    ConfigurationKey(
+        "password_file", TEXT, "none", ON_ETCD, "The file that holds the user's password."
     ),
 )
 
@@ -353,7 +361,7 @@ def document() -> str:
 def _hint(name: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1)
     if nearest:
-        return f": did you mean '{nearest[0]}'?"
+        return f" (did you mean '{nearest[0]}'?)"
     elsewhere = [", ".join(key.backends) for key in KEYS if key.name == name]
     return f"; it belongs to {elsewhere[0]}" if elsewhere else ""
 

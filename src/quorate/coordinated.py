@@ -143,9 +143,13 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             profile = msgspec.structs.replace(self._profile, port=free_port())
             timeout_s = self._settings.timeout.join.total_seconds()
             future = self._client.submit(lambda id: Join(id, after, timeout_s, profile))
-            joined = answered(self._await_join(future, timeout_s), Joined)
+            try:
+                joined = answered(self._await_join(future, timeout_s), Joined)
+            finally:
+                # A caller that was interrupted does not want the answer any more.
+                future.cancel()
             self._place = joined.place
-        logger.info(
+        logger.debug(
             "round %d: rank %d of %d (run %s)",
             joined.place.round,
             joined.place.rank,
@@ -202,7 +206,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
 
     def leave(self, reason: str = "") -> None:
         """See base class. Does not fail: without a word, the others notice the end."""
-        if self._started and not self._ended:
+        if not self._ended and self._client.attachment.is_known:
             self._ended = True
             try:
                 self._client.call(lambda id: Leave(id, reason), LEAVE_TIMEOUT_S)
@@ -302,10 +306,16 @@ def create_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler
         RendezvousSettingsError: A parameter is wrong.
     """
     check_keys(params.config, BACKEND)
+    endpoints = parse_rendezvous_endpoints(params.endpoint, DEFAULT_PORT)
+    is_host = params.get_as_bool("is_host")
+    if is_host is None and len(endpoints) > 1:
+        # Coordinators that stand in for each other share a state: one with a journal of its own
+        # must not appear among them.
+        is_host = False
     return CoordinatedRendezvousHandler(
         settings_from(params),
-        parse_rendezvous_endpoints(params.endpoint, DEFAULT_PORT),
+        endpoints,
         profile_from(params),
         local_addr_from(params),
-        CoordinatorHost(params.get_as_bool("is_host"), params.get("state_dir")),
+        CoordinatorHost(is_host, params.get("state_dir")),
     )

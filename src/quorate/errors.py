@@ -5,6 +5,7 @@
      ├── RendezvousTimeoutError         a round did not complete in time
      │    └── StoreTimeoutError         a key did not appear in time
      ├── RendezvousConnectionError      the coordinator or backend cannot be reached
+     │    ├── RendezvousDeposedError    another coordinator has taken over (R17)
      │    └── RendezvousProtocolError   the other side does not speak our protocol
      ├── RendezvousStateError           stored bytes are corrupt or of another version
      ├── RendezvousSettingsError        configuration is wrong, or differs from the run's (R13)
@@ -25,6 +26,7 @@ from typing import ClassVar
 __all__ = [
     "RendezvousClosedError",
     "RendezvousConnectionError",
+    "RendezvousDeposedError",
     "RendezvousError",
     "RendezvousGracefulExitError",
     "RendezvousLimitError",
@@ -73,6 +75,10 @@ class RendezvousConnectionError(RendezvousError):
     """The coordinator or the backend could not be reached, or the connection was lost."""
 
     exit_code = 73
+
+
+class RendezvousDeposedError(RendezvousConnectionError):
+    """Another coordinator decides now: what this one wanted to store was refused (R17)."""
 
 
 class RendezvousProtocolError(RendezvousConnectionError):

@@ -159,9 +159,10 @@ def resolve(endpoint: Endpoint) -> list[ResolvedAddress]:
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise RendezvousConnectionError(
             f"The host name '{endpoint.host}' of the rendezvous endpoint {endpoint} cannot be "
-            f"resolved ({error}): check its spelling and the name service of this machine."
+            f"resolved ({reason}): check its spelling and the name service of this machine."
         ) from error
     addresses = [ResolvedAddress(family, sockaddr) for family, _, _, _, sockaddr in found]
     return list(dict.fromkeys(addresses))
@@ -330,8 +331,9 @@ def _bind_once(addresses: Sequence[ResolvedAddress], port: int) -> list[socket.s
                 if error.errno in TAKEN:
                     return None
                 raise RendezvousConnectionError(
-                    f"Listening on {Endpoint(address.addr, port)} was refused ({error}): choose "
-                    f"another port, or ask for the right to use this one."
+                    f"Listening on {Endpoint(address.addr, port)} was refused "
+                    f"({error.strerror}): choose another port, or ask for the right to use this "
+                    f"one."
                 ) from error
             undo.callback(listener.close)
             listeners.append(listener)

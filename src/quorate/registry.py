@@ -85,7 +85,7 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
 
     Built in are `quorate` (through a coordinator), `c10d` (through a torch store), `file` (the
     endpoint is a path that all nodes share), `memory` (threads of one process) and `static`
-    (fixed ranks). A package adds one by an entry point of the group `quorate.handlers`: its name
+    (fixed ranks), `etcd-v2` (over one key of etcd). A package adds one by an entry point of the group `quorate.handlers`: its name
     is the backend's, and it is a function without arguments that returns the creator.
 
     Raises:
@@ -165,6 +165,16 @@ def _create_memory(params: RendezvousParameters) -> RendezvousHandler:
     return create_handler(store, MemoryRendezvousBackend.shared(params.run_id), params)
 
 
+def _create_etcd_v2(params: RendezvousParameters) -> RendezvousHandler:
+    from quorate.backends.etcd import create_backend
+    from quorate.config import check_keys
+    from quorate.handler import create_handler
+
+    check_keys(params.config, params.backend)
+    backend, store = create_backend(params)
+    return create_handler(store, backend, params)
+
+
 def _create_static(params: RendezvousParameters) -> RendezvousHandler:
     from quorate.static import create_handler
 
@@ -177,6 +187,7 @@ for _name, _creator in {
     "file": _create_file,
     "memory": _create_memory,
     "static": _create_static,
+    "etcd-v2": _create_etcd_v2,
 }.items():
     rendezvous_handler_registry.register(_name, _creator)
 

@@ -34,6 +34,7 @@ from quorate.errors import (
     RendezvousConnectionError,
     RendezvousError,
     RendezvousGracefulExitError,
+    RendezvousSettingsError,
     RendezvousStateError,
     RendezvousTimeoutError,
     StoreTimeoutError,
@@ -47,6 +48,9 @@ __all__ = ["TorchRendezvousHandler", "TorchStore", "create_handler"]
 logger = logging.getLogger("quorate.torchrun")
 
 Result = TypeVar("Result")
+
+# How long torch's own stores wait unless they are told otherwise.
+STORE_TIMEOUT = timedelta(seconds=300)
 
 # While it waits for a key, a store looks this often whether the one that should set it is gone.
 LOOK_EVERY_S = 0.5
@@ -73,6 +77,7 @@ class TorchStore(dist.Store):
         is_broken: Whether the world has lost a member, or its members have begun to regroup.
         is_closed: Whether the run is closed.
         on_finish: Called when the agent begins to wait for the others after its work is done.
+        timeout: How long calls wait that name no timeout of their own.
         clock: Measures waits.
     """
 
@@ -83,6 +88,7 @@ class TorchStore(dist.Store):
         is_broken: Callable[[], bool],
         is_closed: Callable[[], bool],
         on_finish: Callable[[], None],
+        timeout: timedelta = STORE_TIMEOUT,
         clock: Clock | None = None,
     ) -> None:
         super().__init__()
@@ -92,7 +98,7 @@ class TorchStore(dist.Store):
         self._is_closed = is_closed
         self._on_finish = on_finish
         self._clock = clock or SystemClock()
-        self._timeout = timedelta(seconds=300)
+        self._timeout = timeout
         self._own_role: dict[str, Any] = {}
 
     @property
@@ -112,14 +118,15 @@ class TorchStore(dist.Store):
 
     def get(self, key: str) -> bytes:
         """Return a key's value, waiting for it if need be."""
-        self._wait([key], self._timeout)
-        if not self._call(lambda: self._store.check([key])):
-            return self._stand_in(key)
-        return self._call(lambda: self._store.get(key, LOOK_EVERY_S))
+        return self.multi_get([key])[0]
 
     def multi_get(self, keys: Sequence[str]) -> list[bytes]:
-        """Return the values of several keys."""
-        return [self.get(key) for key in keys]
+        """Return the values of several keys, waiting for them if need be."""
+        all_there = self._wait(keys, self._timeout)
+        return [
+            self._present(key) if all_there or self.check([key]) else self._stand_in(key)
+            for key in keys
+        ]
 
     def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
         """Give several keys their values."""
@@ -129,7 +136,7 @@ class TorchStore(dist.Store):
     def add(self, key: str, value: int) -> int:
         """Add to a number, 0 if it is absent, and return the sum."""
         if key.startswith(EXIT_BARRIER):
-            self._on_finish()
+            self._call(self._on_finish)
         return self._call(lambda: self._store.add(key, value))
 
     def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
@@ -138,7 +145,7 @@ class TorchStore(dist.Store):
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
         """Return once all keys are there."""
-        self._wait(keys, timeout or self._timeout)
+        self._wait(keys, self._timeout if timeout is None else timeout)
 
     def check(self, keys: Sequence[str]) -> bool:
         """Return whether all keys are there now."""
@@ -152,21 +159,28 @@ class TorchStore(dist.Store):
         """Return the number of keys of the round."""
         return self._call(self._store.num_keys)
 
-    def _wait(self, keys: Sequence[str], timeout: timedelta) -> None:
-        """Wait for keys, but not for those of a member that will never set them."""
+    def _wait(self, keys: Sequence[str], timeout: timedelta) -> bool:
+        """Wait for keys, but not for those of a member that will never set them.
+
+        Returns:
+            Whether all keys are there.
+        """
         deadline_s = self._clock.monotonic() + timeout.total_seconds()
         while True:
             remaining_s = deadline_s - self._clock.monotonic()
             try:
                 self._store.wait(keys, min(LOOK_EVERY_S, max(remaining_s, 0.0)))
-                return
+                return True
             except StoreTimeoutError as error:
                 if all(self._is_given_up(key) for key in keys):
-                    return
+                    return False
                 if remaining_s <= 0:
                     raise dist.DistStoreError(str(error)) from error
             except RendezvousError as error:
                 raise dist.DistStoreError(str(error)) from error
+
+    def _present(self, key: str) -> bytes:
+        return self._call(lambda: self._store.get(key, LOOK_EVERY_S))
 
     def _is_given_up(self, key: str) -> bool:
         if key.startswith(EXIT_BARRIER):
@@ -197,11 +211,16 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
 
     Args:
         handler: Ours.
+        store_timeout: How long calls of the round's store wait that name no timeout of their own.
     """
 
-    def __init__(self, handler: RendezvousHandler) -> None:
+    def __init__(
+        self, handler: RendezvousHandler, store_timeout: timedelta = STORE_TIMEOUT
+    ) -> None:
         self._handler = handler
+        self._store_timeout = store_timeout
         self._was_in_world = False
+        self._is_unreachable = False
         self._ended = False
 
     @property
@@ -248,10 +267,14 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
     def num_nodes_waiting(self) -> int:
         """Return how many nodes give reason to regroup; while nobody can be asked, none (R11)."""
         try:
-            return self._handler.num_nodes_waiting()
+            waiting = self._handler.num_nodes_waiting()
         except RendezvousError as error:
-            logger.warning("the workers go on, though nobody tells of changes: %s", error)
+            if not self._is_unreachable:
+                logger.warning("the workers go on, though nobody tells of changes: %s", error)
+            self._is_unreachable = True
             return 0
+        self._is_unreachable = False
+        return waiting
 
     def shutdown(self) -> bool:
         """Tell the others how it ended, as the exception under way has it. Never raises."""
@@ -260,7 +283,8 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
         self._ended = True
         try:
             self._part(sys.exc_info()[1])
-        except RendezvousError as error:
+        # Whatever it is: raised here, it would hide the failure that ends this agent.
+        except Exception as error:
             logger.warning("the others could not be told how this node ended: %s", error)
             return False
         return True
@@ -312,9 +336,15 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
                 lambda: handler.is_world_broken,
                 handler.is_closed,
                 handler.finish,
+                self._store_timeout,
             )
         return TorchStore(
-            info.store, info.world_size, lambda: False, lambda: False, lambda: None
+            info.store,
+            info.world_size,
+            lambda: False,
+            lambda: False,
+            lambda: None,
+            self._store_timeout,
         )
 
     def _translating(self, function: Callable[[], Result]) -> Result:
@@ -334,6 +364,9 @@ def create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHan
     """
     config = dict(params.config)
     backend = config.pop("backend", BACKEND)
+    store_timeout = STORE_TIMEOUT
+    if backend == BACKEND:
+        store_timeout = _take_store_keys(config)
     own = RendezvousParameters(
         backend,
         params.endpoint,
@@ -343,7 +376,32 @@ def create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHan
         params.local_addr,
         **config,
     )
-    return TorchRendezvousHandler(get_rendezvous_handler(own))
+    return TorchRendezvousHandler(get_rendezvous_handler(own), store_timeout)
+
+
+def _take_store_keys(config: dict[str, Any]) -> timedelta:
+    """Take the keys that describe torch's store out of a configuration for our own.
+
+    Returns:
+        The timeout of the store: `read_timeout`, in seconds.
+
+    Raises:
+        RendezvousSettingsError: They ask for something that the coordinator's store is not.
+    """
+    store_type = str(config.pop("store_type", "tcp")).strip().lower()
+    if store_type != "tcp":
+        raise RendezvousSettingsError(
+            f"The configuration option 'store_type' is '{store_type}', but the rendezvous backend "
+            f"'{BACKEND}' keeps its own store: leave the option out, or add backend=c10d."
+        )
+    read_timeout = config.pop("read_timeout", STORE_TIMEOUT.total_seconds())
+    try:
+        return timedelta(seconds=float(read_timeout))
+    except (ValueError, OverflowError) as error:
+        raise RendezvousSettingsError(
+            f"The configuration option 'read_timeout' is '{read_timeout}', which is not a "
+            f"reasonable number of seconds."
+        ) from error
 
 
 def _translated(error: RendezvousError) -> Exception:

@@ -118,6 +118,10 @@ class Journal:
         if self._end > self._rewrite_at_bytes:
             self._compact()
 
+    def is_held(self) -> bool:
+        """Return whether this process still has the journal, to itself."""
+        return self._descriptor is not None
+
     def close(self) -> None:
         """Close the file and give the lock back; a second call does nothing."""
         if self._descriptor is not None:

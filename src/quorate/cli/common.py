@@ -28,23 +28,24 @@ def endpoint_option(default: str | None) -> Callable[[Command], Command]:
     Args:
         default: What counts if it is not given; `None` to require it.
     """
-    return click.option(
-        "--endpoint",
-        default=default,
-        required=default is None,
-        metavar="HOST[:PORT]",
-        show_default=default is not None,
-        help="The coordinator.",
-    )
+    # To click, a default of None is a default too: the option would never be missed.
+    presence: dict[str, Any] = {"required": True}
+    if default is not None:
+        presence = {"default": default, "show_default": True}
+    return click.option("--endpoint", metavar="HOST[:PORT]", help="The coordinator.", **presence)
 
 
-def set_up_logging(level: str) -> None:
-    """Send the log to standard error, with the time in front."""
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def set_up_logging(level: str, log_format: str = LOG_FORMAT) -> None:
+    """Send the log to standard error.
+
+    Args:
+        level: The least level that is shown.
+        log_format: The form of its lines, as `logging.Formatter` takes it.
+    """
+    logging.basicConfig(level=level.upper(), format=log_format, stream=sys.stderr)
 
 
 def fail(error: RendezvousError) -> int:

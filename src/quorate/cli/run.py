@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -176,7 +177,7 @@ def _parse_workers(text: str) -> int:
 @click.option("-m", "--module", is_flag=True, help="The program is a Python module.")
 @click.option(
     "--log-level",
-    default="warning",
+    default="info",
     show_default=True,
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
 )
@@ -189,7 +190,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in their environment. The exit code
     is that of the worker that failed first; `quorate --help` tells the others.
     """
-    set_up_logging(options["log_level"])
+    # What is logged stands beside what the agent says, and is for the same eyes.
+    set_up_logging(options["log_level"], "quorate: %(message)s")
+    if options["log_level"] != "debug":
+        # What has failed is said once, by the agent.
+        logging.getLogger("quorate.events").setLevel(logging.ERROR)
     program = _program(
         options["program"], options["module"], _AFTER_DASHES in ctx.meta and ctx.meta[_AFTER_DASHES]
     )

@@ -23,6 +23,7 @@ from quorate.wire.messages import (
     Ping,
     Pong,
     Probe,
+    Redirect,
     Refused,
     Reply,
     Request,
@@ -87,6 +88,8 @@ class Attachment:
         self.closed = False
         self.closed_reason = ""
         self.explanation: Waiting | None = None
+        self.redirected_to = ""
+        self.welcomed = False
         self._make_hello = make_hello
         self._interval_s = interval_s
         self._draw = draw
@@ -96,7 +99,6 @@ class Attachment:
         self._last_id = 0
         self._pings = 0
         self._tries = 0
-        self._heard_s = 0.0
         self._spoke_s = 0.0
         self._asked_since_s: float | None = None
         self._output: list[bytes] = []
@@ -106,6 +108,11 @@ class Attachment:
     def attached(self) -> bool:
         """Whether a coordinator has accepted the hello on the present connection."""
         return self.phase is Phase.ATTACHED
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a coordinator has accepted this session once, and it has not ended since."""
+        return bool(self.coordinator) and self.phase is not Phase.ENDED
 
     def next_id(self) -> int:
         """Return an id for a new request."""
@@ -141,8 +148,9 @@ class Attachment:
     def connected(self, local_addr: str, now_s: float) -> None:
         """Note that a connection was made: say hello, and ask again what is unanswered."""
         self.phase = Phase.GREETING
+        self.welcomed = False
+        self.last_error = "what listens there does not answer as a coordinator does"
         self._reader = FrameReader(FRAME_BYTES_MAX)
-        self._heard_s = now_s
         self._asked_since_s = now_s
         if self._hello is None:
             self._hello = self._make_hello(local_addr)
@@ -162,7 +170,6 @@ class Attachment:
         Raises:
             RendezvousProtocolError: They are not of our protocol; drop the connection.
         """
-        self._heard_s = now_s
         self._asked_since_s = None
         for body in self._reader.feed(data):
             self._take(decode_reply(body), now_s)
@@ -215,8 +222,14 @@ class Attachment:
             self.broken = reply.broken
         elif isinstance(reply, Waiting):
             self.explanation = reply
+        elif isinstance(reply, Redirect):
+            # A known holder of the seat is dialled at once, an unknown one is waited for.
+            self.redirected_to = reply.endpoint
+            self._tries = 0 if reply.endpoint else self._tries
         elif self._requests.pop(reply.id, None) is not None:
             self._settle(reply)
+        elif isinstance(reply, Joined):
+            self._miss(reply)
 
     def _settle(self, reply: Answer) -> None:
         if isinstance(reply, Failed):
@@ -230,8 +243,14 @@ class Attachment:
             self.broken = False
         self._outcomes.append(Outcome(reply.id, reply, None))
 
+    def _miss(self, joined: Joined) -> None:
+        """Note a world that nobody here waits for any more, though others count on this node."""
+        if self._hello is not None and self._hello.holding != joined.place.world:
+            self.waiting, self.changed_reason = 1, "a round was joined after its caller gave up"
+
     def _welcome(self, welcome: Welcome) -> None:
         self.phase = Phase.ATTACHED
+        self.welcomed = True
         self.coordinator = welcome.coordinator
         self.detached_since_s = None
         self._tries = 0
@@ -261,8 +280,8 @@ class Attachment:
 
 def unreachable(endpoint: str, attachment: Attachment, for_s: float) -> RendezvousConnectionError:
     """Return the error for a coordinator that could not be reached for some time."""
+    why = attachment.last_error.rstrip(".")
     return RendezvousConnectionError(
-        f"The coordinator at {endpoint} could not be reached for {round(for_s, 1):g} s: "
-        f"{attachment.last_error}. Check the endpoint, and whether the machine that it names is "
-        f"up and its port open."
+        f"The coordinator at {endpoint} could not be reached for {round(for_s, 1):g} s: {why}. "
+        f"Check the endpoint, and whether the machine that it names is up and its port open."
     )

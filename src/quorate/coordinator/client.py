@@ -26,7 +26,7 @@ from quorate.errors import (
     RendezvousProtocolError,
     RendezvousTimeoutError,
 )
-from quorate.identity import Endpoint
+from quorate.identity import Endpoint, parse_rendezvous_endpoint
 from quorate.wire.messages import Answer, Hello, Request
 
 __all__ = ["Client", "Kind", "answered", "background_loop"]
@@ -36,7 +36,9 @@ logger = logging.getLogger("quorate.client")
 CONNECT_TIMEOUT_S = 1.0
 RESOLVE_TIMEOUT_S = 10.0
 
-# An unreachable coordinator is mentioned in the log this often.
+# When an unreachable coordinator is first mentioned in the log (one that is being started is not
+# worth a word), and how often then.
+COMPLAIN_AFTER_S = 2.0
 COMPLAIN_EVERY_S = 10.0
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -127,7 +129,6 @@ class Client:
         self._task: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._complained_s: float | None = None
-        self._change_callbacks: list[Callable[[], None]] = []
 
     @property
     def endpoint(self) -> Endpoint:
@@ -137,10 +138,6 @@ class Client:
     def start(self) -> None:
         """Begin to connect; returns at once."""
         self._loop.call_soon_threadsafe(self._start)
-
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called, in the client's thread, whenever something was received."""
-        self._change_callbacks.append(callback)
 
     def submit(self, make_request: Callable[[int], Request]) -> concurrent.futures.Future[Answer]:
         """Ask something.
@@ -219,8 +216,6 @@ class Client:
         except RendezvousProtocolError as error:
             self.attachment.end(RendezvousProtocolError(f"At {self._endpoint}: {error}"))
         self._flush()
-        for callback in self._change_callbacks:
-            callback()
         if self.attachment.phase is Phase.ENDED:
             self._end()
         else:
@@ -307,11 +302,11 @@ class Client:
         turn = 0
         while self.attachment.phase is not Phase.ENDED:
             await asyncio.sleep(max(self.attachment.dial_at_s - self._now_s(), 0.0))
-            self._endpoint = self._endpoints[turn % len(self._endpoints)]
+            self._endpoint = self._next_endpoint(turn)
             connection = await self._dial(self._endpoint)
             if connection is not None:
                 await connection.lost
-            if connection is None or not self.attachment.coordinator:
+            if connection is None or not self.attachment.welcomed:
                 turn += 1
 
     def _stopped_connecting(self, task: asyncio.Task[None]) -> None:
@@ -320,18 +315,25 @@ class Client:
             self.attachment.end(RendezvousConnectionError(f"Connecting is over: {error}."))
             self._end()
 
+    def _next_endpoint(self, turn: int) -> Endpoint:
+        redirected_to, self.attachment.redirected_to = self.attachment.redirected_to, ""
+        if redirected_to:
+            return parse_rendezvous_endpoint(redirected_to, self._endpoints[0].port)
+        return self._endpoints[turn % len(self._endpoints)]
+
     async def _dial(self, endpoint: Endpoint) -> _Connection | None:
         self.attachment.dialing()
         try:
             return await self._connect(endpoint)
         except (OSError, UnicodeError) as error:
-            self.attachment.refused(_told(error), self._now_s())
-            self._complain()
+            why = _told(error)
         if self._host is not None:
             try:
                 await self._loop.run_in_executor(None, self._host, endpoint)
             except RendezvousError as error:
-                logger.warning("no coordinator could be started at %s: %s", endpoint, error)
+                why = f"{why}. {error}"
+        self.attachment.refused(why, self._now_s())
+        self._complain()
         return None
 
     async def _connect(self, endpoint: Endpoint) -> _Connection:
@@ -353,6 +355,8 @@ class Client:
 
     def _complain(self) -> None:
         """Say now and then that there is no coordinator (R16)."""
+        if self.detached_for_s() < COMPLAIN_AFTER_S:
+            return
         now_s = self._now_s()
         if self._complained_s is None or now_s - self._complained_s >= COMPLAIN_EVERY_S:
             self._complained_s = now_s
@@ -360,7 +364,7 @@ class Client:
                 "no coordinator at %s for %.0f s (%s); trying again",
                 self._endpoint,
                 self.detached_for_s(),
-                self.attachment.last_error,
+                self.attachment.last_error.rstrip("."),
             )
 
     def _end(self) -> None:
@@ -381,7 +385,8 @@ def _told(error: Exception) -> str:
     if isinstance(error, ConnectionResetError):
         return "the connection was reset"
     if isinstance(error, socket.gaierror | UnicodeError):
-        return f"its host name cannot be resolved ({error})"
+        reason = getattr(error, "strerror", None) or error
+        return f"its host name cannot be resolved ({reason})"
     if isinstance(error, TimeoutError) and error.errno is None:
         return f"no answer within {CONNECT_TIMEOUT_S:g} s"
     if isinstance(error, OSError) and error.errno is not None:

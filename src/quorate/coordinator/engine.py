@@ -263,9 +263,14 @@ class Engine:
         if peer.session is not None:
             self._observed(peer.run_id).ended(peer.session, connection, finished)
 
-    def tick(self) -> None:
-        """Let time pass. While a write stalls, no window moves (R9)."""
+    def tick(self, certain: bool = True) -> None:
+        """Let time pass. While a write stalls, no window moves (R9).
+
+        Args:
+            certain: Whether it is certain that nobody else decides; else nobody is judged (R17).
+        """
         stalled = self._in_flight is not None and self._in_flight is self._in_flight_at_tick
+        stalled |= not certain
         self._in_flight_at_tick = self._in_flight
         attended = self._clock.advance(stalled)
         if self._in_flight is not None or not attended:
@@ -519,8 +524,6 @@ def _require_sound(hello: Hello) -> None:
         )
     if hello.role not in {ROLE_AGENT, ROLE_STORE, ROLE_OPERATOR}:
         raise RendezvousProtocolError(f"The role '{hello.role}' is unknown.")
-    if hello.role == ROLE_AGENT:
-        _require_sound_agent(hello)
     if not hello.run_id and hello.role != ROLE_OPERATOR:
         raise RendezvousProtocolError("A hello must carry the run id.")
     if "\0" in hello.run_id or len(hello.run_id) > RUN_ID_CHARACTERS_MAX:
@@ -532,6 +535,8 @@ def _require_sound(hello: Hello) -> None:
         raise RendezvousProtocolError(
             f"A hello must carry a session of at most {SESSION_CHARACTERS_MAX} plain characters."
         )
+    if hello.role == ROLE_AGENT:
+        _require_sound_agent(hello)
 
 
 def _require_sound_agent(hello: Hello) -> None:

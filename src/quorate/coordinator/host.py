@@ -15,6 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
+from quorate.clock import Clock, SystemClock
 from quorate.coordinator.ledger import state_directory
 from quorate.errors import RendezvousConnectionError, translating
 from quorate.identity import Endpoint, bind_all, listening_addresses, own_addresses
@@ -25,6 +26,9 @@ logger = logging.getLogger("quorate.host")
 
 # An embedded coordinator ends this long after the last agent has gone.
 IDLE_EXIT_S = 60.0
+
+# A coordinator that could not go on, say for a damaged journal, is started again after this time.
+RESTART_PAUSE_S = 10.0
 
 # The log of an embedded coordinator starts anew when it has become longer than this.
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -42,26 +46,39 @@ class CoordinatorHost:
         state_dir: Where the coordinator keeps its journal and its log; the user's state folder
             if `None`.
         memory: Keep no journal: runs die with the coordinator.
+        clock: Measures how long ago a coordinator has failed.
     """
 
     def __init__(
-        self, is_host: bool | None = None, state_dir: str | None = None, memory: bool = False
+        self,
+        is_host: bool | None = None,
+        state_dir: str | None = None,
+        memory: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         self._is_host = is_host
         self._state_dir = state_dir
         self._memory = memory
         self._lock = threading.Lock()
+        self._clock = clock or SystemClock()
         self._children: list[subprocess.Popen[bytes]] = []
+        self._failure = ""
+        self._failed_s: float | None = None
 
     def __call__(self, endpoint: Endpoint) -> None:
         """Start a coordinator at the endpoint, if this machine may and nobody else has.
 
         Raises:
-            RendezvousConnectionError: It may, but the system refuses.
+            RendezvousConnectionError: It may, but the system refuses, or the one that was started
+                has failed a moment ago.
         """
         with self._lock:
             self._collect_ended(endpoint)
-            if self._is_host is not False and (self._is_host or own_addresses(endpoint)):
+            if self._failed_s is not None:
+                if self._clock.monotonic() - self._failed_s < RESTART_PAUSE_S:
+                    raise RendezvousConnectionError(self._failure)
+                self._failed_s = None
+            if self._may_host(endpoint):
                 self.start(endpoint)
 
     def start(self, endpoint: Endpoint) -> Endpoint | None:
@@ -97,17 +114,27 @@ class CoordinatorHost:
                 child.wait()
             self._children.clear()
 
+    def _may_host(self, endpoint: Endpoint) -> bool:
+        if self._is_host is not None:
+            return self._is_host
+        try:
+            return bool(own_addresses(endpoint))
+        except RendezvousConnectionError:
+            # Its name stands for nothing now: whoever dials it says so.
+            return False
+
     def _collect_ended(self, endpoint: Endpoint) -> None:
-        """Forget children that have ended; say why one failed, whose log nobody looks at."""
+        """Forget children that have ended; note why one failed, whose log nobody looks at.
+
+        One that a signal has ended is not at fault itself.
+        """
         for child in self._children:
-            if child.poll():
+            if (child.poll() or 0) > 0:
                 log = self._log(endpoint.port)
-                logger.warning(
-                    "the coordinator that was started at %s ended with code %d: %s (see %s)",
-                    endpoint,
-                    child.returncode,
-                    _last_line(log),
-                    log,
+                self._failed_s = self._clock.monotonic()
+                self._failure = (
+                    f"The coordinator that was started at {endpoint} ended with code "
+                    f"{child.returncode}: {_last_line(log).rstrip('.')} (its log is {log})."
                 )
         self._children = [child for child in self._children if child.returncode is None]
 
@@ -141,7 +168,8 @@ def _last_line(log: Path) -> str:
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(log.stat().st_size - LOG_TAIL_BYTES, 0))
         lines = file.read().decode(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "")
+        line = next((line for line in reversed(lines) if line.strip()), "")
+        return line.removeprefix("quorate: ")
     return ""
 
 

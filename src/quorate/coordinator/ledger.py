@@ -9,7 +9,7 @@ from typing import Protocol
 
 from quorate.errors import RendezvousSettingsError
 
-__all__ = ["Ledger", "journal_path", "state_directory"]
+__all__ = ["Ledger", "Seat", "journal_path", "state_directory"]
 
 
 class Ledger(Protocol):
@@ -23,12 +23,40 @@ class Ledger(Protocol):
         """Store all changes or none; a value of `None` deletes its key.
 
         Raises:
-            RendezvousConnectionError: Nothing was stored; try again.
+            RendezvousDeposedError: Another coordinator has taken over; nothing was stored.
+            RendezvousConnectionError: Nothing was stored, or nobody knows; try again, with the
+                same changes.
         """
+        ...
+
+    def is_held(self) -> bool:
+        """Return whether it is certain that nobody else writes: else nothing may be answered."""
         ...
 
     def close(self) -> None:
         """Release what is held."""
+        ...
+
+
+class Seat(Protocol):
+    """What one of several coordinators holds: the right to decide, and the ledger with it (R17)."""
+
+    def take(self) -> Ledger:
+        """Wait until the seat is this coordinator's, and return the ledger.
+
+        It blocks; `close`, called from another thread, ends it.
+
+        Raises:
+            RendezvousConnectionError: The seat was closed meanwhile.
+        """
+        ...
+
+    def holder(self) -> str:
+        """Return the endpoint of the coordinator that holds the seat; empty if none is known."""
+        ...
+
+    def close(self) -> None:
+        """Give the seat up, so that another coordinator need not wait."""
         ...
 
 

@@ -322,8 +322,7 @@ class Run:
         replaced = self.sessions.pop(former, None)
         self._ended.pop(former, None)
         self._note(f"{former} was replaced by {session.node}")
-        if self._failed_close is not None:
-            self._turn_failed_close_into_leave()
+        self._doubt_failed_close(former)
         if replaced is not None:
             error = RendezvousReplacedError(
                 f"The node '{session.profile.node_id}' has joined the run '{self.run_id}' again "
@@ -395,6 +394,8 @@ class Run:
         place = self._place(session.node)
         session.holding = place.world
         self._outbox.send(session.connection, Joined(held.request_id, place))
+        # An answer that comes late may be about a world that has changed since (R8).
+        self.greet(session)
 
     def _place(self, node: NodeDesc) -> Place:
         world = self.state.world
@@ -450,8 +451,7 @@ class Run:
             # It asks again when it is back, and is then attached afresh.
             self._outbox.end(session.connection)
             session.join = None
-        if self._failed_close is not None:
-            self._turn_failed_close_into_leave()
+        self._doubt_failed_close(session.node)
 
     def _withdraw(self, session: Session, reason: str) -> None:
         self._ended.pop(session.node, None)
@@ -468,6 +468,12 @@ class Run:
         if apply(ctx, decision):
             self.dirty = True
             self._note(f"closed: {self.state.closed_reason}")
+
+    def _doubt_failed_close(self, lost: NodeDesc) -> None:
+        """Take a failure for a symptom if a member was lost; spares and newcomers do not count."""
+        world = self.state.world
+        if self._failed_close is not None and world is not None and lost in world.members:
+            self._turn_failed_close_into_leave()
 
     def _turn_failed_close_into_leave(self) -> None:
         """Somebody else was lost: the failure was a symptom, and the rest regroup (R7)."""

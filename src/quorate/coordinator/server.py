@@ -15,11 +15,25 @@ from typing import cast
 
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.engine import Batch, Engine
-from quorate.coordinator.ledger import Ledger
+from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.outbox import Send
-from quorate.errors import RendezvousConnectionError, RendezvousProtocolError
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousDeposedError,
+    RendezvousProtocolError,
+)
+from quorate.identity import Endpoint
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
-from quorate.wire.messages import Hello, Refused, Reply, decode_request, encode, failure
+from quorate.wire.messages import (
+    Hello,
+    Redirect,
+    Refused,
+    Reply,
+    Request,
+    decode_request,
+    encode,
+    failure,
+)
 
 __all__ = ["CoordinatorServer", "serve"]
 
@@ -92,6 +106,12 @@ class _Connection(asyncio.Protocol):
             self.transport.write(frame(encode(Refused(answer.code, answer.message))))
             self.transport.close()
 
+    def redirect(self, endpoint: str) -> None:
+        """Send the peer to the coordinator that decides, and end the connection."""
+        self.write(frame(encode(Redirect(endpoint))))
+        if self.transport is not None:
+            self.transport.close()
+
     def write(self, data: bytes) -> None:
         """Send bytes, unless the peer has stopped reading."""
         if self.transport is None:
@@ -103,7 +123,8 @@ class _Connection(asyncio.Protocol):
 
     def peer(self) -> str:
         """Return the peer's address, for the log."""
-        return str(self.transport.get_extra_info("peername")) if self.transport else "a peer"
+        name = self.transport.get_extra_info("peername") if self.transport else None
+        return str(Endpoint(*name[:2])) if name else "a peer"
 
 
 class CoordinatorServer:
@@ -114,6 +135,8 @@ class CoordinatorServer:
         ledger: Where runs are kept; `None` for runs that die with the process.
         idle_exit_s: End after nobody was connected for so long; `None` to serve for ever.
         clock: The time.
+        seat: For one of several coordinators that share a ledger: it decides while it holds the
+            seat, and sends agents to the holder otherwise (R17). Then `ledger` is `None`.
 
     Raises:
         RendezvousStateError: The ledger holds something that is not a coordinator's.
@@ -125,14 +148,17 @@ class CoordinatorServer:
         ledger: Ledger | None,
         idle_exit_s: float | None = None,
         clock: Clock | None = None,
+        seat: Seat | None = None,
     ) -> None:
         self._listeners = listeners
         self._ledger = ledger
+        self._seat = seat
         self._idle_exit_s = idle_exit_s
         self._clock = clock or SystemClock()
-        name = f"{socket.gethostname()}:{os.getpid()}"
-        records = ledger.load() if ledger is not None else {}
-        self._engine = Engine(records, self._clock, lambda: secrets.token_hex(4), name)
+        self._engine: Engine | None = None
+        if seat is None:
+            self._engine = self._new_engine(ledger.load() if ledger is not None else {})
+        self._withheld: list[Send] = []
         self._connections: dict[int, _Connection] = {}
         self._last_number = 0
         self._flush_planned = False
@@ -140,6 +166,7 @@ class CoordinatorServer:
         self._writing: asyncio.Task[None] | None = None
         self._busy_s = self._clock.monotonic()
         self._stopped = asyncio.Event()
+        self._deposed = asyncio.Event()
         self._failure: BaseException | None = None
 
     async def run(self) -> None:
@@ -153,12 +180,16 @@ class CoordinatorServer:
             await loop.create_server(lambda: _Connection(self), sock=listener, backlog=4096)
             for listener in self._listeners
         ]
-        ticker = loop.create_task(self._tick_for_ever())
-        ticker.add_done_callback(self._stop_if_failed)
+        tasks = [loop.create_task(self._tick_for_ever())]
+        if self._seat is not None:
+            tasks.append(loop.create_task(self._take_seat(self._seat)))
+        for task in tasks:
+            task.add_done_callback(self._stop_if_failed)
         try:
             await self._stopped.wait()
         finally:
-            ticker.cancel()
+            for task in tasks:
+                task.cancel()
             for server in servers:
                 server.close()
             self._end()
@@ -179,16 +210,22 @@ class CoordinatorServer:
         connection.number = self._last_number
         connection.heard_s = self.now_s()
         self._connections[connection.number] = connection
-        self._engine.opened(connection.number)
+        if self._engine is not None:
+            self._engine.opened(connection.number)
 
-    def received(self, connection: _Connection, message: object) -> None:
+    def received(self, connection: _Connection, message: Request) -> None:
         """Hand a message to the engine; its effects follow once this turn of the loop is over."""
-        self._engine.receive(connection.number, message)  # type: ignore[arg-type]
+        if self._engine is None:
+            assert self._seat is not None
+            connection.redirect(self._seat.holder())
+            return
+        self._engine.receive(connection.number, message)
         self._plan_flush()
 
     def closed(self, connection: _Connection, finished: bool) -> None:
         """Tell the engine that a connection is gone."""
-        if self._connections.pop(connection.number, None) is not None:
+        known = self._connections.pop(connection.number, None) is not None
+        if known and self._engine is not None:
             self._engine.closed(connection.number, finished)
             self._plan_flush()
 
@@ -200,34 +237,91 @@ class CoordinatorServer:
 
     def _flush(self) -> None:
         self._flush_planned = False
-        while True:
-            batch = self._engine.take_batch()
-            self._send(self._engine.take_sends())
-            for run_id, text in self._engine.take_events():
+        engine = self._engine
+        while engine is not None:
+            batch = engine.take_batch()
+            self._send_if_held(engine.take_sends())
+            for run_id, text in engine.take_events():
                 logger.info("run %s: %s", run_id, text)
             if batch is None:
                 return
             if self._ledger is not None:
-                self._writing = asyncio.get_running_loop().create_task(self._store(batch))
+                self._writing = asyncio.get_running_loop().create_task(
+                    self._store(engine, self._ledger, batch)
+                )
                 self._writing.add_done_callback(self._stop_if_failed)
                 return
-            self._engine.settle(batch)
+            engine.settle(batch)
 
-    async def _store(self, batch: Batch) -> None:
+    async def _store(self, engine: Engine, ledger: Ledger, batch: Batch) -> None:
         """Write a batch, however often it takes; until then nobody is answered (R14)."""
-        assert self._ledger is not None
         loop = asyncio.get_running_loop()
+        stalled_since_s: float | None = None
         while True:
             try:
                 await loop.run_in_executor(
-                    self._writer, self._ledger.commit, batch.changes, batch.durable
+                    self._writer, ledger.commit, batch.changes, batch.durable
                 )
                 break
+            except RendezvousDeposedError as error:
+                logger.warning("%s", error)
+                self._deposed.set()
+                return
             except RendezvousConnectionError as error:
+                stalled_since_s = stalled_since_s or self.now_s()
                 logger.error("%s; agents wait until it can be stored, trying again", error)
                 await asyncio.sleep(COMMIT_RETRY_S)
-        self._engine.settle(batch)
+        if stalled_since_s is not None:
+            stall_s = self.now_s() - stalled_since_s
+            logger.info("writing goes on after a stall of %.1f s", stall_s)
+        engine.settle(batch)
         self._flush()
+
+    async def _take_seat(self, seat: Seat) -> None:
+        """Decide whenever the seat is ours; in between, send agents to its holder (R17)."""
+        loop = asyncio.get_running_loop()
+        while True:
+            ledger = await loop.run_in_executor(self._writer, seat.take)
+            self._engine = self._new_engine(await loop.run_in_executor(self._writer, ledger.load))
+            self._ledger = ledger
+            self._deposed.clear()
+            logger.info("this coordinator decides now")
+            # Whoever waits here for the seat to be taken says hello again, to the engine.
+            self._abort_connections()
+            await self._deposed.wait()
+            logger.warning("this coordinator does not decide any more; agents move to the next")
+            self._engine = None
+            self._withheld.clear()
+            self._abort_connections()
+
+    def _find_out(self) -> None:
+        """Where it is not certain that the seat is still ours: an empty write will tell."""
+        if self._engine is not None and self._ledger is not None and not self._is_writing():
+            self._writing = asyncio.get_running_loop().create_task(self._probe(self._ledger))
+            self._writing.add_done_callback(self._stop_if_failed)
+
+    def _is_writing(self) -> bool:
+        return self._writing is not None and not self._writing.done()
+
+    async def _probe(self, ledger: Ledger) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, ledger.commit, {})
+        except RendezvousDeposedError as error:
+            logger.warning("%s", error)
+            self._deposed.set()
+        except RendezvousConnectionError as error:
+            logger.warning("%s; agents wait until it is clear who decides", error)
+
+    def _new_engine(self, records: dict[str, bytes]) -> Engine:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        return Engine(records, self._clock, lambda: secrets.token_hex(4), name)
+
+    def _send_if_held(self, sends: list[Send]) -> None:
+        """Let answers out while it is certain that nobody else decides, else keep them back."""
+        self._withheld += sends
+        if self._withheld and (self._ledger is None or self._ledger.is_held()):
+            sends, self._withheld = self._withheld, []
+            self._send(sends)
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
@@ -250,8 +344,12 @@ class CoordinatorServer:
     async def _tick_for_ever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._engine.tick()
-            self._flush()
+            if self._engine is not None:
+                held = self._ledger is None or self._ledger.is_held()
+                self._engine.tick(certain=held)
+                self._flush()
+                if not held:
+                    self._find_out()
             self._end_dead_connections()
             self._stop_if_idle()
 
@@ -264,29 +362,35 @@ class CoordinatorServer:
 
     def _stop_if_idle(self) -> None:
         now_s = self.now_s()
-        if self._engine.has_work():
+        if self._engine is None or self._engine.has_work():
             self._busy_s = now_s
         elif self._idle_exit_s is not None and now_s - self._busy_s >= self._idle_exit_s:
             logger.info("nobody was connected for %g s: this coordinator ends", self._idle_exit_s)
             self.stop()
 
     def _end(self) -> None:
-        if self._writing is not None and not self._writing.done():
+        if self._writing is not None and self._is_writing():
             self._writing.cancel()
-        connections, self._connections = self._connections, {}
-        for connection in connections.values():
-            if connection.transport is not None:
-                # Agents must take this for a restart, not for their own end.
-                connection.transport.abort()
+        self._abort_connections()
+        if self._seat is not None:
+            self._seat.close()
         self._writer.shutdown(wait=True)
         if self._ledger is not None:
             self._ledger.close()
+
+    def _abort_connections(self) -> None:
+        """Drop all connections; agents take this for a restart, and dial again."""
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            if connection.transport is not None:
+                connection.transport.abort()
 
 
 def serve(
     listeners: Sequence[socket.socket],
     ledger: Ledger | None,
     idle_exit_s: float | None = None,
+    seat: Seat | None = None,
 ) -> None:
     """Serve a coordinator in this process until a signal or idleness ends it.
 
@@ -294,6 +398,7 @@ def serve(
         listeners: Bound, listening sockets.
         ledger: Where runs are kept; `None` for runs that die with the process.
         idle_exit_s: End after nobody was connected for so long, in seconds.
+        seat: For one of several coordinators that share a ledger.
 
     Raises:
         RendezvousStateError: The ledger holds something that is not a coordinator's.
@@ -301,7 +406,7 @@ def serve(
     _raise_open_files_limit()
 
     async def main() -> None:
-        server = CoordinatorServer(listeners, ledger, idle_exit_s)
+        server = CoordinatorServer(listeners, ledger, idle_exit_s, seat=seat)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
         await server.run()

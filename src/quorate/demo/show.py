@@ -139,7 +139,7 @@ class Show:
         result = ["--result", str(self._folder / "disturbed.json")]
         command = [
             *("run", "--nnodes", "2:3", "--rdzv-id", "demo", "--rdzv-endpoint", self._endpoint),
-            *("--rdzv-conf", f"state_dir={self._folder}", "--log-level", "info"),
+            *("--rdzv-conf", f"state_dir={self._folder}"),
             *(str(TRAINING_SCRIPT), "--steps", str(STEPS), *result),
             *("--checkpoint", str(self._folder / "digits.checkpoint")),
         ]

@@ -122,7 +122,9 @@ class Agent:
             return self._fail(f"failed: {reason}", EXIT_NOT_STARTED)
         status = self._monitor(group)
         if status is None:
-            self._say(f"round {place.round}: the world changes, stopping the workers to regroup")
+            why = self._handler.reason_to_regroup
+            because = f" ({why})" if why else ""
+            self._say(f"round {place.round}: the world changes{because}, stopping the workers")
             self._stop_workers()
             return None
         if status.failure is not None:

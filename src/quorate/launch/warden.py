@@ -3,9 +3,10 @@
     python -I -S warden.py GRACE_S
 
 It reads its standard input, a pipe from its parent: a line `+123` puts process group 123 in its
-care, `-123` takes it out again. When the pipe is closed, which happens however the parent ends,
-kill -9 included, the groups that are left get SIGTERM, and SIGKILL after GRACE_S seconds. Then it
-ends. `quorate.launch.wards` is the parent's side.
+care, `-123` takes it out again, `/path` names a directory. When the pipe is closed, which happens
+however the parent ends, kill -9 included, the groups that are left get SIGTERM, and SIGKILL after
+GRACE_S seconds; then the directories are removed, and it ends. `quorate.launch.wards` is the
+parent's side.
 
 It uses nothing but the standard library and reads the machine's clock itself, since it runs on
 its own.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -67,17 +69,23 @@ def end_groups(groups: Mapping[int, int | None], grace_s: float) -> None:
 
 
 def main(arguments: list[str], lines: Iterable[bytes]) -> None:
-    """Take groups into care as the lines say; at their end, end the groups that are left."""
+    """Take groups into care as the lines say; at their end, end and remove what is left."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     groups: dict[int, int | None] = {}
+    directories = []
     for line in lines:
+        if line.startswith(b"/"):
+            directories.append(line.rstrip(b"\n"))
+            continue
         group = int(line[1:])
         if line.startswith(b"+"):
             groups[group] = process_start(group)
         else:
             groups.pop(group, None)
     end_groups(groups, grace_s=float(arguments[0]))
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _unchanged(groups: Mapping[int, int | None]) -> set[int]:

@@ -1,8 +1,9 @@
-"""Process groups that end with this process, however it ends."""
+"""Process groups that end with this process, however it ends, and directories that go with it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ class Wards:
     """Process groups in the care of a warden, see `quorate.launch.warden`.
 
     The warden is a process of its own, started at once. Call `close` when no group is left that
-    must be ended; those that are left then are ended.
+    must be ended; those that are left then are ended, and after them the directories removed.
 
     Args:
         grace_s: How long the groups have between SIGTERM and SIGKILL, in seconds.
@@ -30,6 +31,7 @@ class Wards:
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._groups: set[int] = set()
+        self._directories: list[Path] = []
         self._warden = self._start()
 
     def __enter__(self) -> Self:
@@ -60,8 +62,17 @@ class Wards:
         self._groups.discard(group)
         self._tell(f"-{group}")
 
+    def add_directory(self, path: Path) -> None:
+        """Let a directory be removed once the groups have ended.
+
+        Args:
+            path: Its absolute path, without a line break.
+        """
+        self._directories.append(path)
+        self._tell(str(path))
+
     def close(self) -> None:
-        """End the groups that are left, and the warden."""
+        """End the groups that are left, remove the directories, and end the warden."""
         self._release(self._warden, CLOSE_MARGIN_S + self._grace_s)
 
     def _tell(self, line: str) -> None:
@@ -73,10 +84,12 @@ class Wards:
             self._warden = self._start()
             for group in sorted(self._groups):
                 self._write(f"+{group}")
+            for directory in self._directories:
+                self._write(str(directory))
 
     def _write(self, line: str) -> None:
         assert self._warden.stdin is not None
-        self._warden.stdin.write(line.encode() + b"\n")
+        self._warden.stdin.write(os.fsencode(line) + b"\n")
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -16,6 +16,7 @@ from quorate.core.state import Place, World
 from quorate.errors import (
     RendezvousClosedError,
     RendezvousConnectionError,
+    RendezvousDeposedError,
     RendezvousError,
     RendezvousGracefulExitError,
     RendezvousLimitError,
@@ -50,6 +51,7 @@ __all__ = [
     "Ping",
     "Pong",
     "Probe",
+    "Redirect",
     "Refused",
     "Report",
     "SetValue",
@@ -329,6 +331,12 @@ class Changed(_Message, tag=42):
     broken: bool = False
 
 
+class Redirect(_Message, tag=44):
+    """This coordinator does not decide at present: ask the one at `endpoint`, if one is known."""
+
+    endpoint: str
+
+
 class Waiting(_Message, tag=43):
     """Why a held join is not answered yet, for the agent's log (R16)."""
 
@@ -341,7 +349,7 @@ StoreChange: TypeAlias = SetValue | AddNumber | CompareSet | DeleteKey
 StoreRequest: TypeAlias = StoreChange | GetValue | WaitKeys | CheckKeys | CountKeys
 Request: TypeAlias = Hello | Join | Leave | Close | Finish | GetWorld | Ping | StoreRequest | Status
 Answer: TypeAlias = Joined | Failed | Flag | Number | Value | WorldRecord | Report
-Reply: TypeAlias = Welcome | Refused | Answer | Pong | Probe | Changed | Waiting
+Reply: TypeAlias = Welcome | Refused | Answer | Pong | Probe | Changed | Waiting | Redirect
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)
@@ -352,6 +360,7 @@ _ERRORS: dict[str, type[RendezvousError]] = {
     "timeout": RendezvousTimeoutError,
     "store_timeout": StoreTimeoutError,
     "connection": RendezvousConnectionError,
+    "deposed": RendezvousDeposedError,
     "protocol": RendezvousProtocolError,
     "state": RendezvousStateError,
     "settings": RendezvousSettingsError,
