@@ -86,6 +86,8 @@ FLOORS: dict[str, str] = {
         coordinator.status
         coordinator.engine
         coordinator.attachment
+        coordinator.etcd_ledger
+        coordinator.etcd_seat
         """,
     "F4": """
         coordinator.server

@@ -218,6 +218,11 @@ class RendezvousHandler(ABC):
         """Why `num_nodes_waiting` is above zero, for people; empty if the handler cannot tell."""
         return ""
 
+    @property
+    def closed_reason(self) -> str:
+        """Why the run was closed, for people; empty while it is open, or if nobody can tell."""
+        return ""
+
     def finish(self) -> None:
         """Say that this node's work is done: it will not come back, and nobody need regroup (R7).
 

@@ -10,6 +10,8 @@ What ends a round, and what follows:
   waits for a moment: if the world is to change after all, the failure was a symptom and costs
   nothing. Else it costs one restart. Without one left the run is closed as failed (R7), and the
   agent exits with the worker's code.
+* The run is closed as failed by another node: the workers are stopped, for what they do would be
+  in vain. Another close, by an operator or at the end of the job, lets them finish.
 
 Exit codes: 0, the node has finished, or was not needed: a spare at the end, or too late for a run
 that had succeeded already; the code of the worker that failed first on this node, 128 + n if
@@ -39,10 +41,11 @@ from quorate.launch.spec import WorkerSpec, place_of, worker_environment, worker
 from quorate.launch.wards import Wards
 from quorate.launch.workers import WorkerFailure, WorkerGroup, WorkerState, WorkerStatus
 
-__all__ = ["SUCCEEDED", "Agent"]
+__all__ = ["FAILED", "SUCCEEDED", "Agent"]
 
-# The first word of the reason with which a run is closed that has done its work.
+# The first word of the reason with which a run is closed that has done its work, or cannot.
 SUCCEEDED = "succeeded"
+FAILED = "failed"
 
 EXIT_NOT_STARTED = 126
 EXIT_NOT_FOUND = 127
@@ -119,7 +122,7 @@ class Agent:
         except OSError as error:
             reason = f"the workers could not be started on node {place.rank}: {error}"
             self._say(reason)
-            return self._fail(f"failed: {reason}", EXIT_NOT_STARTED)
+            return self._fail(f"{FAILED}: {reason}", EXIT_NOT_STARTED)
         status = self._monitor(group)
         if status is None:
             why = self._handler.reason_to_regroup
@@ -152,7 +155,11 @@ class Agent:
         return self._group
 
     def _monitor(self, group: WorkerGroup) -> WorkerStatus | None:
-        """Wait for the workers' end; return None if the world is to change before."""
+        """Wait for the workers' end; return None if the world is to change before.
+
+        Raises:
+            RendezvousClosedError: The job has failed for good on another node.
+        """
         while True:
             with self._interrupts.felt():
                 status = group.wait(self._spec.monitor_interval_s)
@@ -160,6 +167,9 @@ class Agent:
                     return status
                 if self._is_changing():
                     return None
+                reason = self._handler.closed_reason
+                if reason.startswith(FAILED):
+                    raise RendezvousClosedError("another node has failed for good", reason)
 
     def _is_changing(self) -> bool:
         """Return whether the world is to change; while nobody can be asked, it is not (R11)."""
@@ -192,7 +202,7 @@ class Agent:
         self._say(f"first to fail on this node: {failure}")
         if failure.log is not None:
             self._say(f"all that it printed is in {failure.log}")
-        return self._fail(f"failed: {failure} on node {place.rank}", failure.exit_code)
+        return self._fail(f"{FAILED}: {failure} on node {place.rank}", failure.exit_code)
 
     def _await_change(self, deadline: float) -> bool:
         """Return whether the world is to change, as soon as it is, at the deadline if not."""
