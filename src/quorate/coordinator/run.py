@@ -8,13 +8,13 @@ said into the outbox; the engine stores before it lets anything out (R14).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
 from itertools import count
 
+from quorate.coordinator.herald import Herald, stands
 from quorate.coordinator.outbox import Outbox
 from quorate.coordinator.session import HeldJoin, Session
 from quorate.core.action import Action, Decision, RendezvousContext
-from quorate.core.completion import NEWCOMER, completion, nodes_waiting, regroup_over
+from quorate.core.completion import NEWCOMER, completion, regroup_over
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.observer import Observer
 from quorate.core.ops import RendezvousCloseOp, RendezvousJoinOp
@@ -41,16 +41,10 @@ from quorate.wire.messages import (
     Leave,
     Probe,
     Refused,
-    Waiting,
     failure,
 )
 
 __all__ = ["Run"]
-
-# Waiting agents are told why once this time has passed, and again when the kind of reason changes
-# or after the longer time (R16): explaining must not cost a message a join.
-EXPLAIN_AFTER_S = 1.0
-EXPLAIN_AGAIN_S = 10.0
 
 # Everybody is told, so nobody may make it long.
 REASON_CHARACTERS_MAX = 1024
@@ -98,9 +92,8 @@ class Run:
         self._places: dict[NodeDesc, Place] = {}
         self._phase: tuple[bool, int, bool] | None = None
         self._line_may_move = False
-        self._explained: dict[str, tuple[str, float]] = {}
         self._scanned_s = observer.now_s
-        self._told = self._signature(0)
+        self._herald = Herald(state, self.sessions, outbox, self._context)
         if state.agreed is not None:
             self._settings = state.agreed.to_settings(run_id)
         for node, profile in state.profiles.items():
@@ -151,13 +144,6 @@ class Run:
         session.holding = WorldName(*hello.holding) if hello.holding else None
         self._revive(session)
         return session, resumed
-
-    def greet(self, session: Session) -> None:
-        """Tell an attached agent what has changed while it was away."""
-        if session.join is None and (session.holding is not None or self.state.closed):
-            waiting = self._waiting_for(session)
-            if waiting or self.state.closed:
-                self._outbox.send(session.connection, self._change(waiting, session))
 
     def heard(self, session: Session) -> None:
         """Note a sign of life."""
@@ -219,7 +205,7 @@ class Run:
             self._close(request.reason)
             self._outbox.send(connection, Flag(request.id, True))
             return
-        broken = bool(self.state.departed) or not self._stands(session)
+        broken = bool(self.state.departed) or not stands(self.state, session)
         if request.outcome == FAILED:
             self._hold_failed_close(session, request, broken)
         elif broken:
@@ -277,7 +263,7 @@ class Run:
         if now_s - self._scanned_s >= 1.0:
             self._scanned_s = now_s
             self._lose_silent(now_s)
-            self._explain()
+            self._herald.explain(now_s)
         while self._deadlines and self._deadlines[0][0] < now_s:
             _, _, session, held = heapq.heappop(self._deadlines)
             if session.join is held:
@@ -301,7 +287,7 @@ class Run:
                 self._move_line()
             elif not self._try_to_complete():
                 break
-        self._tell()
+        self._herald.tell()
 
     def _require_agreed(self, settings: AgreedSettings) -> None:
         if self.state.agreed is not None and self.state.last_heartbeats:
@@ -340,7 +326,9 @@ class Run:
             session.ended_s = None
             self._ended.pop(session.node, None)
 
-    def _context(self, session: Session) -> RendezvousContext:
+    def _context(self, session: Session | None) -> RendezvousContext:
+        if session is None:
+            return self.anyone()
         return RendezvousContext(
             session.node, self.state, self.settings, self._observer, session.profile
         )
@@ -348,6 +336,10 @@ class Run:
     def anyone(self) -> RendezvousContext:
         """Return a context for questions that do not depend on who asks."""
         return RendezvousContext(NodeDesc("", 0, 0), self.state, self.settings, self._observer)
+
+    def greet(self, session: Session) -> None:
+        """Tell an attached agent what has changed while it was away."""
+        self._herald.greet(session)
 
     def _advance(self, session: Session) -> None:
         """Run a held join until it is answered or has to wait."""
@@ -395,7 +387,7 @@ class Run:
         session.holding = place.world
         self._outbox.send(session.connection, Joined(held.request_id, place))
         # An answer that comes late may be about a world that has changed since (R8).
-        self.greet(session)
+        self._herald.greet(session)
 
     def _place(self, node: NodeDesc) -> Place:
         world = self.state.world
@@ -486,10 +478,8 @@ class Run:
             self._outbox.send(session.connection, Flag(request.id, self.state.closed))
 
     def _enter_phase(self) -> None:
-        self._explained.clear()
         if self.state.complete and not self.state.closed:
-            # Those who are answered now start with nobody waiting: that needs no push.
-            self._told = self._signature(0)
+            self._herald.begin_world()
             self._observer.forget_all_but((NEWCOMER, node) for node in self.state.wait_list)
             self._note(f"round {self.state.round} is complete")
         if self.state.complete or self.state.closed:
@@ -520,101 +510,8 @@ class Run:
         self.dirty |= apply(ctx, decision)
         return True
 
-    def _tell(self) -> None:
-        """Push what has changed to the agents that are at work (R8)."""
-        state = self.state
-        waiting = nodes_waiting(self.anyone(), None)
-        told = self._signature(waiting)
-        if told == self._told:
-            return
-        self._told = told
-        standing: list[Session] = []
-        outdated: list[Session] = []
-        for session in self.sessions.values():
-            if session.join is None and (session.holding is not None or state.closed):
-                (standing if self._stands(session) else outdated).append(session)
-        for group in (standing, outdated):
-            if group:
-                message = self._change(self._waiting_for(group[0]), group[0])
-                self._outbox.send_all(_connections(group), message)
-
-    def _signature(self, waiting: int) -> tuple[object, ...]:
-        """Return what has to differ for a push to be worth its N messages."""
-        state = self.state
-        return (waiting > 0, len(state.departed), state.closed, state.complete, state.round)
-
-    def _stands(self, session: Session) -> bool:
-        state = self.state
-        if not state.complete or session.node not in state.participants:
-            return False
-        return session.holding == state.name
-
-    def _waiting_for(self, session: Session) -> int:
-        return nodes_waiting(self._context(session), session.holding)
-
-    def _change(self, waiting: int, session: Session) -> Changed:
-        state = self.state
-        return Changed(
-            waiting=waiting,
-            reason=self._why_changed(session) if waiting else "",
-            closed=state.closed,
-            closed_reason=state.closed_reason,
-            broken=bool(state.departed) or not self._stands(session),
-        )
-
-    def _why_changed(self, session: Session) -> str:
-        state = self.state
-        if state.departed:
-            gone = [f"{node} {reason}" for node, reason in list(state.departed.items())[:3]]
-            more = f" and {len(state.departed) - 3} more" if len(state.departed) > 3 else ""
-            return "; ".join(gone) + more
-        if session.holding is not None and session.holding.epoch != state.epoch:
-            return "the coordinator started anew and does not know this world"
-        if not state.complete:
-            return "members have come back to regroup"
-        if session.node not in state.participants:
-            return "this node is not in the present world"
-        return f"{len(state.wait_list)} newcomer(s) are waiting to join"
-
-    def _explain(self) -> None:
-        """Tell waiting agents what they wait for: the same words for all in the same line (R16)."""
-        now_s = self._observer.now_s
-        groups: dict[str, list[Session]] = {}
-        for session in self.sessions.values():
-            if session.join is not None and now_s - session.join.since_s >= EXPLAIN_AFTER_S:
-                groups.setdefault(self._line_of(session), []).append(session)
-        for line, sessions in groups.items():
-            self._explain_to(line, sessions, now_s)
-
-    def _explain_to(self, line: str, sessions: list[Session], now_s: float) -> None:
-        ctx = self._context(sessions[0])
-        held = sessions[0].join
-        assert held is not None
-        decision = held.op(ctx, _NO_DEADLINE) if not self.state.closed else None
-        if decision is None or decision.action not in {Action.SYNC, Action.KEEP_ALIVE}:
-            return
-        kind, at_s = self._explained.get(line, ("", now_s))
-        if kind == decision.kind and now_s - at_s < EXPLAIN_AGAIN_S:
-            return
-        self._explained[line] = (decision.kind, now_s)
-        for session in sessions:
-            if session.join is not None:
-                session.join.reason = decision.reason
-        message = Waiting(decision.kind, decision.reason, round(now_s - held.since_s, 1))
-        self._outbox.send_all(_connections(sessions), message)
-
-    def _line_of(self, session: Session) -> str:
-        state = self.state
-        if session.node in state.participants:
-            return "participants"
-        return "wait_list" if session.node in state.wait_list else "spares"
-
     def _note(self, text: str) -> None:
         self.events.append(text)
-
-
-def _connections(sessions: Iterable[Session]) -> Iterable[int | None]:
-    return (session.connection for session in sessions)
 
 
 def _shortened(reason: str) -> str:

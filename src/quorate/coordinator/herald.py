@@ -1,0 +1,156 @@
+"""What attached agents are told without having asked. Pure.
+
+Changes of the world go to those who are at work (R8), reasons to those who wait (R16): the same
+message for all whom it concerns, and only when it is worth its N messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from quorate.coordinator.outbox import Outbox
+from quorate.coordinator.session import Session
+from quorate.core.action import Action, RendezvousContext
+from quorate.core.completion import nodes_waiting
+from quorate.core.node import NodeDesc
+from quorate.core.state import RendezvousState
+from quorate.wire.messages import Changed, Waiting
+
+__all__ = ["Herald", "stands"]
+
+# Waiting agents are told why once this time has passed, and again when the kind of reason changes
+# or after the longer time (R16): explaining must not cost a message a join.
+EXPLAIN_AFTER_S = 1.0
+EXPLAIN_AGAIN_S = 10.0
+
+# How many of the departed are named; of a thousand, the number says enough.
+NAMED_MAX = 3
+
+_NO_DEADLINE = float("inf")
+
+
+def stands(state: RendezvousState, session: Session) -> bool:
+    """Return whether the world that an agent was given last is the present one, with it in it."""
+    return state.complete and session.node in state.participants and session.holding == state.name
+
+
+class Herald:
+    """Tells the agents of one run.
+
+    Args:
+        state: The run's state.
+        sessions: The attached agents.
+        outbox: Where the messages go.
+        context: Returns what an operation may look at, for a session or for nobody in particular.
+    """
+
+    def __init__(
+        self,
+        state: RendezvousState,
+        sessions: Mapping[NodeDesc, Session],
+        outbox: Outbox,
+        context: Callable[[Session | None], RendezvousContext],
+    ) -> None:
+        self._state = state
+        self._sessions = sessions
+        self._outbox = outbox
+        self._context = context
+        self._told = self._signature(0)
+        self._explained: dict[str, tuple[str, float]] = {}
+
+    def begin_world(self) -> None:
+        """Note that a world begins: its members start with nobody waiting, which needs no push."""
+        self._told = self._signature(0)
+        self._explained.clear()
+
+    def greet(self, session: Session) -> None:
+        """Tell one agent what has changed, if anything has, since its world was completed."""
+        if session.join is None and (session.holding is not None or self._state.closed):
+            waiting = self._waiting_for(session)
+            if waiting or self._state.closed:
+                self._outbox.send(session.connection, self._change(waiting, session))
+
+    def tell(self) -> None:
+        """Push what has changed to the agents that are at work (R8)."""
+        state = self._state
+        told = self._signature(nodes_waiting(self._context(None), None))
+        if told == self._told:
+            return
+        self._told = told
+        standing: list[Session] = []
+        outdated: list[Session] = []
+        for session in self._sessions.values():
+            if session.join is None and (session.holding is not None or state.closed):
+                (standing if stands(state, session) else outdated).append(session)
+        for group in (standing, outdated):
+            if group:
+                message = self._change(self._waiting_for(group[0]), group[0])
+                self._outbox.send_all(_connections(group), message)
+
+    def explain(self, now_s: float) -> None:
+        """Tell waiting agents what they wait for: the same words for all in one line (R16)."""
+        lines: dict[str, list[Session]] = {}
+        for session in self._sessions.values():
+            if session.join is not None and now_s - session.join.since_s >= EXPLAIN_AFTER_S:
+                lines.setdefault(self._line_of(session), []).append(session)
+        for line, sessions in lines.items():
+            self._explain_to(line, sessions, now_s)
+
+    def _explain_to(self, line: str, sessions: list[Session], now_s: float) -> None:
+        held = sessions[0].join
+        if held is None or self._state.closed:
+            return
+        decision = held.op(self._context(sessions[0]), _NO_DEADLINE)
+        if decision.action not in {Action.SYNC, Action.KEEP_ALIVE}:
+            return
+        kind, at_s = self._explained.get(line, ("", now_s))
+        if kind == decision.kind and now_s - at_s < EXPLAIN_AGAIN_S:
+            return
+        self._explained[line] = (decision.kind, now_s)
+        for session in sessions:
+            if session.join is not None:
+                session.join.reason = decision.reason
+        message = Waiting(decision.kind, decision.reason, round(now_s - held.since_s, 1))
+        self._outbox.send_all(_connections(sessions), message)
+
+    def _line_of(self, session: Session) -> str:
+        if session.node in self._state.participants:
+            return "participants"
+        return "wait_list" if session.node in self._state.wait_list else "spares"
+
+    def _signature(self, waiting: int) -> tuple[object, ...]:
+        """Return what has to differ for a push to be worth its N messages."""
+        state = self._state
+        return (waiting > 0, len(state.departed), state.closed, state.complete, state.round)
+
+    def _waiting_for(self, session: Session) -> int:
+        return nodes_waiting(self._context(session), session.holding)
+
+    def _change(self, waiting: int, session: Session) -> Changed:
+        state = self._state
+        return Changed(
+            waiting=waiting,
+            reason=self._why_changed(session) if waiting else "",
+            closed=state.closed,
+            closed_reason=state.closed_reason,
+            broken=bool(state.departed) or not stands(state, session),
+        )
+
+    def _why_changed(self, session: Session) -> str:
+        state = self._state
+        if state.departed:
+            named = list(state.departed.items())[:NAMED_MAX]
+            gone = "; ".join(f"{node} {reason}" for node, reason in named)
+            more = len(state.departed) - NAMED_MAX
+            return f"{gone} and {more} more" if more > 0 else gone
+        if session.holding is not None and session.holding.epoch != state.epoch:
+            return "the coordinator started anew and does not know this world"
+        if not state.complete:
+            return "members have come back to regroup"
+        if session.node not in state.participants:
+            return "this node is not in the present world"
+        return f"{len(state.wait_list)} newcomer(s) are waiting to join"
+
+
+def _connections(sessions: Iterable[Session]) -> Iterable[int | None]:
+    return (session.connection for session in sessions)
