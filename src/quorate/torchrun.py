@@ -357,13 +357,14 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
 def create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHandler:
     """Return the handler for torchrun's parameters.
 
-    `--rdzv-conf backend=NAME` chooses another kind of rendezvous of ours, see `quorate.registry`.
+    `--rdzv-conf kind=NAME` chooses another kind of rendezvous of ours, see `quorate.registry`.
+    The key cannot be `backend`: torch's launcher would pass that argument twice, and fail.
 
     Raises:
         ValueError: A parameter is wrong.
     """
     config = dict(params.config)
-    backend = config.pop("backend", BACKEND)
+    backend = config.pop("kind", BACKEND)
     store_timeout = STORE_TIMEOUT
     if backend == BACKEND:
         store_timeout = _take_store_keys(config)
@@ -392,7 +393,7 @@ def _take_store_keys(config: dict[str, Any]) -> timedelta:
     if store_type != "tcp":
         raise RendezvousSettingsError(
             f"The configuration option 'store_type' is '{store_type}', but the rendezvous backend "
-            f"'{BACKEND}' keeps its own store: leave the option out, or add backend=c10d."
+            f"'{BACKEND}' keeps its own store: leave the option out, or add kind=c10d."
         )
     read_timeout = config.pop("read_timeout", STORE_TIMEOUT.total_seconds())
     try:
