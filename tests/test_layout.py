@@ -160,7 +160,9 @@ FLOORS: dict[str, str] = {
 }
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
-PURE = re.compile(r"core(\..+)?|coordinator\.(outbox|records|store|session|herald|run|status|engine)|stores\.keyspace|etcd\.(messages|receipt)")
+PURE = re.compile(
+    r"core(\..+)?|coordinator\.(outbox|records|store|session|herald|run|status|engine)|stores\.keyspace|etcd\.(messages|receipt)"
+)
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 
 TORCH_ALLOWED = {"backends.tcpstore", "torchrun"}
