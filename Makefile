@@ -17,7 +17,7 @@ TORCH_STAMP = $(VENV)/.installed-$(TORCH)
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test unit e2e check format format-check lint types clean torch
+.PHONY: help demo test unit e2e check format format-check lint types clean torch system
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,13 +25,13 @@ help:  ## list the targets
 demo: $(DEMO)  ## watch a job lose an agent, gain one, and finish
 	@$(BIN)/quorate demo
 
-test: $(DEV) torch  ## run every test
+test: $(DEV) torch system  ## run every test
 	@$(PYTEST)
 
-unit: $(DEV)  ## run the quick tests: no whole programs, no torch
-	@$(PYTEST) -m "not e2e and not torch"
+unit: $(DEV)  ## run the quick tests: no whole programs, no torch, no etcd
+	@$(PYTEST) -m "not e2e and not torch and not etcd"
 
-e2e: $(DEV) torch  ## run the tests of whole programs
+e2e: $(DEV) torch system  ## run the tests of whole programs
 	@$(PYTEST) -m e2e
 
 check: format-check lint types test  ## what CI runs: format, lint, types, every test
@@ -48,6 +48,22 @@ lint: $(DEV)  ## look for likely mistakes
 
 types: $(DEV)  ## check the types
 	@$(BIN)/mypy
+
+system: $(MADE)  ## install etcd and openssl, which some tests need (as root, with apt-get)
+	@if command -v "$${QUORATE_ETCD_BINARY_PATH:-etcd}" >/dev/null 2>&1 \
+	        && command -v openssl >/dev/null 2>&1; then \
+	    :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    echo 'installing etcd'; \
+	    { apt-get update && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y etcd-server etcd-client openssl; } >$(VENV)/etcd.log 2>&1 \
+	        || echo 'warning: etcd could not be installed ($(VENV)/etcd.log says why):' \
+	            'the tests that need it are skipped' >&2; \
+	    systemctl disable --now etcd >/dev/null 2>&1 || :; \
+	else \
+	    echo 'warning: etcd or openssl is missing, the tests that need them are skipped: install' \
+	        'them (on Debian or Ubuntu, as root: apt-get install etcd-server etcd-client openssl)' >&2; \
+	fi
 
 clean:  ## delete .venv, caches and builds
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

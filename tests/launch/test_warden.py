@@ -128,3 +128,16 @@ def test_an_ended_process_that_was_not_reaped_is_no_live_member(spawn: Spawn, un
     assert process_start(process.pid) is not None
     process.wait()
     assert process_start(process.pid) is None
+
+
+def test_removes_directories_after_the_groups_have_ended(
+    a_warden: subprocess.Popen[bytes], spawn: Spawn, tmp_path: Path, until: Until
+) -> None:
+    data = tmp_path / "data"
+    (data / "deep").mkdir(parents=True)
+    writer = spawn("trap '' TERM; touch ready; while :; do date > data/deep/now; done")
+    until((tmp_path / "ready").exists)
+    tell(a_warden, f"+{writer.pid}", str(data))
+    assert hang_up(a_warden) == 0
+    assert writer.wait(5) == -signal.SIGKILL
+    assert not data.exists()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,10 +37,12 @@ def test_groups_that_were_taken_out_go_on(process: subprocess.Popen[bytes]) -> N
 
 
 def test_another_warden_takes_over_when_one_is_killed(
-    process: subprocess.Popen[bytes], until: Until
+    process: subprocess.Popen[bytes], until: Until, tmp_path: Path
 ) -> None:
+    (tmp_path / "data").mkdir()
     with Wards(grace_s=1.0) as wards:
         wards.add(process.pid)
+        wards.add_directory(tmp_path / "data")
         first = wards.warden_pid
         os.kill(first, signal.SIGKILL)
         until(lambda: not is_running(first))
@@ -47,3 +50,4 @@ def test_another_warden_takes_over_when_one_is_killed(
         assert wards.warden_pid != first
         assert is_running(wards.warden_pid)
     assert process.wait(5) == -signal.SIGTERM
+    assert not (tmp_path / "data").exists()

@@ -7,11 +7,13 @@ import socket
 
 import click
 
+from quorate.api import RendezvousParameters
 from quorate.backends.journal import Journal
 from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging
-from quorate.coordinator.ledger import Ledger, journal_path, state_directory
+from quorate.config import check_keys, parse_rendezvous_config
+from quorate.coordinator.ledger import Ledger, Seat, journal_path, state_directory
 from quorate.coordinator.server import serve
-from quorate.errors import RendezvousConnectionError
+from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.identity import (
     Endpoint,
     bind_all,
@@ -25,6 +27,12 @@ __all__ = ["command"]
 logger = logging.getLogger("quorate.serve")
 
 DEFAULT_PORT = 29400
+
+# Below what coordinators keep their runs in etcd.
+DEFAULT_PREFIX = "quorate"
+
+# One exchange with etcd, an election included; a coordinator tries again for as long as it takes.
+ETCD_TIMEOUT_S = "5"
 
 
 @click.command("serve", context_settings=CONTEXT_SETTINGS)
@@ -41,6 +49,23 @@ DEFAULT_PORT = 29400
     metavar="FOLDER",
     help="Where the journal is kept, one for each port. Default: quorate in the user's state "
     "folder.",
+)
+@click.option(
+    "--backend",
+    metavar="URL",
+    help="Share the runs with other coordinators: etcd://HOST:PORT,HOST:PORT[/PREFIX]. One of them "
+    "decides at a time; give agents the endpoints of all.",
+)
+@click.option(
+    "--backend-conf",
+    default="",
+    metavar="KEY=VALUE,...",
+    help="How to reach etcd: protocol, cacert, cert, key, user, password_file, read_timeout.",
+)
+@click.option(
+    "--advertise",
+    metavar="HOST[:PORT]",
+    help="Where agents find this coordinator, if not at --endpoint.",
 )
 @click.option("--memory", is_flag=True, help="Keep no journal: runs die with this process.")
 @click.option(
@@ -60,6 +85,9 @@ DEFAULT_PORT = 29400
 def command(
     endpoint: str,
     state_dir: str | None,
+    backend: str | None,
+    backend_conf: str,
+    advertise: str | None,
     memory: bool,
     idle_exit_s: float | None,
     log_level: str,
@@ -77,14 +105,44 @@ def command(
     port = listeners[0].getsockname()[1]
     addresses = ", ".join(str(Endpoint(*s.getsockname()[:2])) for s in listeners)
     ledger: Ledger | None = None
-    if memory:
+    seat: Seat | None = None
+    if backend is not None:
+        seat = _seat(backend, backend_conf, _advertised(advertise or endpoint, port))
+        logger.info("listening on %s, runs are shared through %s", addresses, backend)
+    elif memory:
         logger.info("listening on %s, runs are kept in memory", addresses)
     else:
         path = journal_path(state_directory(state_dir), port)
         ledger = Journal(path)
         logger.info("listening on %s, journal %s", addresses, path)
     _warn_if_open(listeners)
-    serve(listeners, ledger, idle_exit_s)
+    serve(listeners, ledger, idle_exit_s, seat)
+
+
+def _advertised(endpoint: str, port: int) -> str:
+    parsed = parse_rendezvous_endpoint(endpoint, port)
+    return str(Endpoint(parsed.host, parsed.port or port))
+
+
+def _seat(url: str, configuration: str, endpoint: str) -> Seat:
+    """Return the claim to the seat of the coordinators that share an etcd.
+
+    Raises:
+        RendezvousSettingsError: The URL or the configuration means nothing.
+    """
+    scheme, _, rest = url.partition("://")
+    members, _, prefix = rest.partition("/")
+    if scheme != "etcd" or not members:
+        raise RendezvousSettingsError(
+            f"--backend '{url}' is not understood: write etcd://HOST:PORT,HOST:PORT[/PREFIX]."
+        )
+    from quorate.coordinator.etcd_seat import EtcdSeat
+    from quorate.etcd.parameters import client_from
+
+    config = {"read_timeout": ETCD_TIMEOUT_S} | parse_rendezvous_config(configuration)
+    check_keys(config, "etcd-v2")
+    client = client_from(RendezvousParameters("etcd", members, "coordinators", 1, 1, **config))
+    return EtcdSeat(client, f"/{prefix or DEFAULT_PREFIX}", endpoint)
 
 
 def _listen(endpoint: Endpoint) -> list[socket.socket]:

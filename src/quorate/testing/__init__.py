@@ -1,7 +1,8 @@
 """Tools to test quorate with, and whatever is built on it; a name is loaded when it is used.
 
 `ManualClock`: time that the test moves. `FlakyBackend`: a backend with faults to a plan.
-`RendezvousBackendSuite`, `StoreSuite`: the contracts; subclass them in a test file for pytest.
+`EtcdCluster`: members of etcd, to kill and to freeze. `RendezvousBackendSuite`, `StoreSuite`: the
+contracts; subclass them in a test file for pytest.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
         RendezvousBackendSuite,
     )
     from quorate.testing.clock import ManualClock
+    from quorate.testing.etcd import EtcdCluster
     from quorate.testing.stores import StoreSuite
 
 __all__ = [
     "BackendTraits",
+    "EtcdCluster",
     "Fault",
     "FlakyBackend",
     "ManualClock",
@@ -30,6 +33,7 @@ __all__ = [
 
 HOMES = {
     "BackendTraits": "quorate.testing.backends",
+    "EtcdCluster": "quorate.testing.etcd",
     "Fault": "quorate.testing.backends",
     "FlakyBackend": "quorate.testing.backends",
     "ManualClock": "quorate.testing.clock",
