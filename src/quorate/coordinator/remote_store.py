@@ -28,6 +28,9 @@ __all__ = ["RemoteStore"]
 # What a caller that names no timeout gets; PyTorch's stores have the same.
 TIMEOUT_S = 300.0
 
+# How much longer than the coordinator, who counts the time, the caller waits at least.
+ANSWER_SLACK_S = 30.0
+
 
 class RemoteStore:
     """A `quorate.stores.base.Store` of one round; it is removed two rounds later.
@@ -107,4 +110,4 @@ class RemoteStore:
     def _ask(self, make_request: Callable[[int], Request], wait_s: float) -> Answer:
         # The coordinator counts the time, and says what is missing. While there is none, a call
         # goes on for as long as one of this store may take at all (R11).
-        return self._client.call(make_request, wait_s + self._timeout_s)
+        return self._client.call(make_request, wait_s + max(self._timeout_s, ANSWER_SLACK_S))
