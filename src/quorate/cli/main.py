@@ -1,7 +1,6 @@
 """The command `quorate`: its subcommands, and what it exits with.
 
-Exit codes: 0 success; 2 wrong usage; a worker's own code, or 128 plus the number of the signal
-that ended it; otherwise the code of the error, see `quorate.errors`.
+Errors end a command with one line, and with the exit code of their type: see `EXIT_CODES`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import sys
 
 import click
 
+from quorate import errors
 from quorate.cli.common import CONTEXT_SETTINGS, fail
 from quorate.errors import RendezvousError
 
@@ -22,9 +22,19 @@ COMMANDS = {
     "run": "Run a program as one node of an elastic job.",
     "serve": "Run a coordinator.",
     "status": "Show the runs of a coordinator.",
-    "bench": "Measure.",
+    "bench": "Measure a coordinator.",
     "demo": "Watch a job lose a node and gain one, on this machine.",
 }
+
+
+# What `quorate --help` says of exit codes beside those of the errors themselves.
+EXIT_CODES = (
+    ("0", "success; a spare that was not needed; too late for a job that has succeeded"),
+    ("2", "wrong usage"),
+    ("126, 127", "run: the program cannot be started, or is not there"),
+    ("128 + n", "run: ended by signal n, the agent or the worker that failed first"),
+    ("others", "run: the code of the worker that failed first on this node"),
+)
 
 
 class _Commands(click.Group):
@@ -45,6 +55,23 @@ class _Commands(click.Group):
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List what the commands exit with."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([*EXIT_CODES[:2], *_error_codes(), *EXIT_CODES[2:]])
+
+
+def _error_codes() -> list[tuple[str, str]]:
+    """Return the exit code of each kind of error, with the first line of its description."""
+    kinds = [getattr(errors, name) for name in errors.__all__ if name.startswith("Rendezvous")]
+    codes = {kind.exit_code: _first_sentence(kind.__doc__) for kind in reversed(kinds)}
+    return [(str(code), meaning) for code, meaning in sorted(codes.items()) if code]
+
+
+def _first_sentence(text: str | None) -> str:
+    line = (text or "").strip().splitlines()[0].rstrip(".")
+    return line[:1].lower() + line[1:]
 
 
 @click.group(cls=_Commands, context_settings=CONTEXT_SETTINGS)
