@@ -84,9 +84,10 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
     """Return a handler for the backend that the parameters name.
 
     Built in are `quorate` (through a coordinator), `c10d` (through a torch store), `file` (the
-    endpoint is a path that all nodes share), `memory` (threads of one process) and `static`
-    (fixed ranks), `etcd-v2` (over one key of etcd). A package adds one by an entry point of the group `quorate.handlers`: its name
-    is the backend's, and it is a function without arguments that returns the creator.
+    endpoint is a path that all nodes share), `memory` (threads of one process), `static` (fixed
+    ranks), `etcd` (on leases and watches of etcd) and `etcd-v2` (over one key of it). A package
+    adds one by an entry point of the group `quorate.handlers`: its name is the backend's, and it
+    is a function without arguments that returns the creator.
 
     Raises:
         ValueError: The backend is unknown, or the parameters make no sense to it.
@@ -175,6 +176,12 @@ def _create_etcd_v2(params: RendezvousParameters) -> RendezvousHandler:
     return create_handler(store, backend, params)
 
 
+def _create_etcd(params: RendezvousParameters) -> RendezvousHandler:
+    from quorate.etcd.rendezvous import create_rdzv_handler
+
+    return create_rdzv_handler(params)
+
+
 def _create_static(params: RendezvousParameters) -> RendezvousHandler:
     from quorate.static import create_handler
 
@@ -187,6 +194,7 @@ for _name, _creator in {
     "file": _create_file,
     "memory": _create_memory,
     "static": _create_static,
+    "etcd": _create_etcd,
     "etcd-v2": _create_etcd_v2,
 }.items():
     rendezvous_handler_registry.register(_name, _creator)
