@@ -247,10 +247,6 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
             info = self._handler.next_rendezvous()
         except RendezvousGracefulExitError as error:
             self._end_unneeded(str(error))
-        except RendezvousClosedError as error:
-            if not self._was_in_world and error.reason.startswith(SUCCEEDED):
-                self._end_unneeded(str(error))
-            raise _translated(error) from error
         except RendezvousError as error:
             raise _translated(error) from error
         self._was_in_world = True

@@ -27,7 +27,7 @@ def status(endpoint: object, *arguments: str) -> Result:
 
 def test_a_coordinator_without_runs(coordinator: ThreadedCoordinator) -> None:
     lines = status(coordinator.endpoint).output.splitlines()
-    assert lines[0].endswith("1 connection(s)")
+    assert lines[0].endswith("0 agent(s) connected")
     assert lines[1:] == ["no runs"]
 
 
@@ -104,7 +104,7 @@ def test_what_is_waited_for_and_who_is_gone_is_shown() -> None:
         "departed": {"b": "lost: it was silent for 15 s"},
     }
     shown = describe({"coordinator": "c:1", "connections": 2, "runs": [run]})
-    assert shown[0] == "coordinator c:1, 2 connection(s)"
+    assert shown[0] == "coordinator c:1, 0 agent(s) connected"
     assert "  waiting for 1 more node(s)" in shown
     assert any("waiting, heard 1.5 s ago, not connected" in line for line in shown)
     assert any(line.split()[:3] == ["b", "lost:", "it"] for line in shown)

@@ -39,7 +39,8 @@ def test_init_initializes_timeout_if_no_timeout_is_specified() -> None:
 @pytest.mark.parametrize("name", ["join", "last_call", "close", "heartbeat", "regroup"])
 @pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1)])
 def test_init_raises_error_if_timeout_is_not_positive(name: str, value: timedelta) -> None:
-    with pytest.raises(ValueError, match=rf"^The {name} timeout \({value}\) must be positive\.$"):
+    told = rf"^The {name} timeout \({value.total_seconds():g} s\) must be positive\.$"
+    with pytest.raises(ValueError, match=told):
         RendezvousTimeout(**{name: value})
 
 

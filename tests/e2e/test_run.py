@@ -235,14 +235,24 @@ def test_a_spare_takes_the_place_of_a_lost_member(cluster: Cluster, gate: Path) 
 
 
 def test_who_comes_after_the_end_is_told_so(cluster: Cluster) -> None:
-    """R7: the reason outlives the job; it is no failure not to be needed any more."""
+    """R7: the reason outlives the job; nothing was started, and that must not look like success."""
     assert cluster.run("1", WORKER, "report").exit_code() == 0
     late = cluster.run("1", WORKER, "report", name="late")
-    assert late.exit_code() == 0, late.report()
+    assert late.exit_code() == 71, late.report()
     assert not late.stdout
     assert late.stderr == [
-        "quorate: the run 'job' is closed: succeeded: all nodes of round 0 have finished"
+        "quorate: the run 'job' is closed: succeeded: all nodes of round 0 have finished; "
+        "nothing was started here: give a new job a new --rdzv-id"
     ]
+
+
+def test_a_job_may_be_started_again_under_its_id(cluster: Cluster) -> None:
+    """A moment after its end a run is forgotten by the coordinator that its agents started."""
+    assert cluster.run("1", WORKER, "report").exit_code() == 0
+    wait_until(lambda: not cluster.status()["runs"], timeout_s=15.0, what="the run to be forgotten")
+    again = cluster.run("1", WORKER, "report", name="again")
+    assert again.exit_code() == 0, again.report()
+    assert places(again)
 
 
 def test_a_latecomer_that_gives_up_disturbs_nobody(cluster: Cluster) -> None:

@@ -10,11 +10,10 @@ import os
 import sys
 import threading
 
-from tests.launch.scripted import ScriptedHandler, a_round
-
 from quorate.api import RendezvousInfo
 from quorate.launch.agent import Agent
 from quorate.launch.spec import WorkerSpec
+from tests.launch.scripted import ScriptedHandler, a_round
 
 
 class PrintingHandler(ScriptedHandler):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launch.scripted import ScriptedHandler, a_round, is_running, pid_in
 
 from quorate.api import RendezvousInfo
 from quorate.errors import (
@@ -22,6 +21,7 @@ from quorate.errors import (
 )
 from quorate.launch.agent import Agent
 from quorate.launch.spec import WorkerSpec
+from tests.launch.scripted import ScriptedHandler, a_round, is_running, pid_in
 
 Until = Callable[..., Any]
 
@@ -179,14 +179,14 @@ def test_an_error_that_ends_the_node_stops_its_workers(
     run.handler.waiting = replaced
     code = run([a_round(0)], "echo $$ > worker; exec sleep 600")
     assert code == RendezvousReplacedError.exit_code
-    assert "RendezvousReplacedError: a newer one is here" in run.err
+    assert "quorate: a newer one is here" in run.err
     assert not is_running(pid_in(tmp_path / "worker"))
 
 
 @pytest.mark.parametrize(
     ("error", "exit_code", "told"),
     [
-        (RendezvousClosedError("closed", "succeeded: all"), 0, "is closed: succeeded: all"),
+        (RendezvousClosedError("closed", "succeeded: all"), 71, "succeeded: all; nothing was st"),
         (RendezvousClosedError("closed", "failed: rank 3"), 71, "is closed: failed: rank 3"),
         (RendezvousGracefulExitError("a spare"), 0, "not needed: a spare"),
         (RendezvousTimeoutError("2 nodes missing"), 72, "2 nodes missing"),

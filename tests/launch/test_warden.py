@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launch.scripted import is_running, pid_in
 
 from quorate.launch import warden
 from quorate.launch.warden import end_groups, live_members, process_start
+from tests.launch.scripted import is_running, pid_in
 
 Until = Callable[..., Any]
 Spawn = Callable[[str], subprocess.Popen[bytes]]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launch.scripted import is_running
 
 from quorate.launch.wards import Wards
+from tests.launch.scripted import is_running
 
 Until = Callable[..., Any]
 

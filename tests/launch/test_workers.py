@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launch.scripted import is_running, pid_in
 
 from quorate.clock import SystemClock
 from quorate.launch.output import WorkerOutput
 from quorate.launch.wards import Wards
 from quorate.launch.workers import WorkerFailure, WorkerGroup, WorkerState, WorkerStatus
+from tests.launch.scripted import is_running, pid_in
 
 Until = Callable[..., Any]
 

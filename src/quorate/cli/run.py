@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import secrets
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ import click
 
 from quorate.api import RendezvousHandler, RendezvousParameters
 from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging
-from quorate.config import parse_labels, parse_rendezvous_config
+from quorate.config import (
+    check_keys,
+    parse_labels,
+    parse_rendezvous_config,
+    profile_from,
+    settings_from,
+)
 from quorate.coordinator.host import CoordinatorHost
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.identity import Endpoint
@@ -199,7 +207,18 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         options["program"], options["module"], _AFTER_DASHES in ctx.meta and ctx.meta[_AFTER_DASHES]
     )
     workers = _parse_workers(options["nproc_per_node"])
-    handler, endpoint, run_id = _join_run(options, workers)
+    with contextlib.ExitStack() as closing:
+        exit_code = _run_agent(options, program, workers, closing)
+    sys.exit(exit_code)
+
+
+def _run_agent(
+    options: dict[str, Any],
+    program: tuple[str, ...],
+    workers: int,
+    closing: contextlib.ExitStack,
+) -> int:
+    handler, endpoint, run_id = _join_run(options, workers, closing)
     spec = WorkerSpec(
         command=program,
         workers=workers,
@@ -211,26 +230,75 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         monitor_interval_s=options["monitor_interval"],
         stop_grace_s=options["stop_grace"],
     )
-    sys.exit(Agent(handler, spec).run())
+    return Agent(handler, spec).run()
 
 
-def _join_run(options: dict[str, Any], workers: int) -> tuple[RendezvousHandler, str, str]:
+def _join_run(
+    options: dict[str, Any], workers: int, closing: contextlib.ExitStack
+) -> tuple[RendezvousHandler, str, str]:
+    """Return the handler, its endpoint, and the run id; what is to be ended goes to `closing`.
+
+    Raises:
+        RendezvousSettingsError: The options make no sense; nothing was started.
+    """
     least, most = parse_nodes(options["nnodes"])
     config: dict[str, Any] = parse_rendezvous_config(options["configuration"])
-    endpoint, run_id = options["endpoint"], options["run_id"] or "none"
-    if options["standalone"] or not endpoint:
-        if not options["standalone"] and most > 1:
-            raise RendezvousSettingsError(
-                "Several nodes must be told where to meet: give --rdzv-endpoint HOST[:PORT], or "
-                "--standalone for a job of this machine alone."
-            )
-        run_id = options["run_id"] or secrets.token_hex(8)
-        endpoint = _start_own_coordinator(config)
     config |= _node_configuration(options, config, workers)
-    params = RendezvousParameters(
-        options["backend"], endpoint, run_id, least, most, options["local_addr"], **config
-    )
-    return get_rendezvous_handler(params), endpoint, run_id
+    endpoint, run_id = options["endpoint"], options["run_id"] or "none"
+    alone = _is_alone(options["standalone"], endpoint, least, most)
+    if alone:
+        run_id = options["run_id"] or secrets.token_hex(8)
+        endpoint = "localhost:0"
+
+    def parameters() -> RendezvousParameters:
+        return RendezvousParameters(
+            options["backend"], endpoint, run_id, least, most, options["local_addr"], **config
+        )
+
+    # Whatever is wrong is said before a coordinator is started for nothing.
+    check_keys(config, options["backend"])
+    settings_from(parameters())
+    profile_from(parameters())
+    has_own_coordinator = alone and options["backend"] == "quorate"
+    if has_own_coordinator:
+        folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="quorate-run-"))
+        endpoint = str(_start_own_coordinator(folder, closing))
+        config.setdefault("state_dir", folder)
+    handler = get_rendezvous_handler(parameters())
+    if has_own_coordinator:
+        # Before its coordinator ends: later there is nobody to say it to.
+        closing.callback(handler.leave, "the agent has ended")
+    return handler, endpoint, run_id
+
+
+def _start_own_coordinator(folder: str, closing: contextlib.ExitStack) -> Endpoint:
+    """Start a coordinator that serves this node alone, and ends with it."""
+    host = CoordinatorHost(state_dir=folder, memory=True)
+    started = host.start(Endpoint("localhost", 0))
+    if started is None:
+        raise RendezvousConnectionError("No free port was found for a coordinator: try again.")
+    closing.callback(host.stop)
+    return started
+
+
+def _is_alone(standalone: bool, endpoint: str, least: int, most: int) -> bool:
+    """Return whether this is a job of one node, with a coordinator of its own."""
+    if standalone and endpoint:
+        raise RendezvousSettingsError(
+            "--standalone is a job of this machine alone: leave --rdzv-endpoint out, or leave out "
+            "--standalone to meet others there."
+        )
+    if standalone and least > 1:
+        raise RendezvousSettingsError(
+            f"--standalone is a job of one node, which cannot have at least {least} nodes: leave "
+            f"--nnodes out, or give --rdzv-endpoint for the others to come to."
+        )
+    if not standalone and not endpoint and most > 1:
+        raise RendezvousSettingsError(
+            "Several nodes must be told where to meet: give --rdzv-endpoint HOST[:PORT], or "
+            "--standalone for a job of this machine alone."
+        )
+    return standalone or not endpoint
 
 
 def _node_configuration(
@@ -246,15 +314,6 @@ def _node_configuration(
             ";".join(options["labels"])
         )
     return given
-
-
-def _start_own_coordinator(config: dict[str, Any]) -> str:
-    started = CoordinatorHost(state_dir=config.get("state_dir"), memory=True).start(
-        Endpoint("localhost", 0)
-    )
-    if started is None:
-        raise RendezvousConnectionError("No free port was found for a coordinator: try again.")
-    return str(started)
 
 
 def _program(words: tuple[str, ...], module: bool, as_it_is: bool) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,7 @@ from quorate.api import RendezvousParameters
 from quorate.backends.journal import Journal
 from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging
 from quorate.config import check_keys, parse_rendezvous_config
+from quorate.coordinator.engine import CLOSED_KEPT_S
 from quorate.coordinator.ledger import Ledger, Seat, journal_path, state_directory
 from quorate.coordinator.server import serve
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
@@ -22,7 +24,10 @@ from quorate.identity import (
     parse_rendezvous_endpoint,
 )
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from quorate.etcd.client import EtcdClient
+
+__all__ = ["command", "etcd_backend"]
 
 logger = logging.getLogger("quorate.serve")
 
@@ -76,6 +81,16 @@ ETCD_TIMEOUT_S = "5"
     help="End after nobody was connected for so long. Default: never.",
 )
 @click.option(
+    "--closed-kept",
+    "closed_kept_s",
+    default=CLOSED_KEPT_S,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long a closed run is remembered after its last agent has gone: latecomers are told "
+    "how it ended, and cannot begin it anew.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -90,6 +105,7 @@ def command(
     advertise: str | None,
     memory: bool,
     idle_exit_s: float | None,
+    closed_kept_s: float,
     log_level: str,
     descriptors: tuple[int, ...],
 ) -> None:
@@ -113,10 +129,17 @@ def command(
         logger.info("listening on %s, runs are kept in memory", addresses)
     else:
         path = journal_path(state_directory(state_dir), port)
-        ledger = Journal(path)
+        journal = Journal(path)
+        ledger = journal
         logger.info("listening on %s, journal %s", addresses, path)
+        if journal.dropped_bytes:
+            logger.warning(
+                "the last %d bytes of the journal were no whole record, and were dropped: what was "
+                "being written when its coordinator was ended",
+                journal.dropped_bytes,
+            )
     _warn_if_open(listeners)
-    serve(listeners, ledger, idle_exit_s, seat)
+    serve(listeners, ledger, idle_exit_s, seat, closed_kept_s)
 
 
 def _advertised(endpoint: str, port: int) -> str:
@@ -125,7 +148,18 @@ def _advertised(endpoint: str, port: int) -> str:
 
 
 def _seat(url: str, configuration: str, endpoint: str) -> Seat:
-    """Return the claim to the seat of the coordinators that share an etcd.
+    from quorate.coordinator.etcd_seat import EtcdSeat
+
+    client, prefix = etcd_backend(url, configuration)
+    return EtcdSeat(client, prefix, endpoint)
+
+
+def etcd_backend(url: str, configuration: str) -> tuple[EtcdClient, str]:
+    """Return the way to the etcd that coordinators share, and below what their keys lie.
+
+    Args:
+        url: As in `etcd://HOST:PORT,HOST:PORT[/PREFIX]`.
+        configuration: Keys and values of how to reach it.
 
     Raises:
         RendezvousSettingsError: The URL or the configuration means nothing.
@@ -136,13 +170,12 @@ def _seat(url: str, configuration: str, endpoint: str) -> Seat:
         raise RendezvousSettingsError(
             f"--backend '{url}' is not understood: write etcd://HOST:PORT,HOST:PORT[/PREFIX]."
         )
-    from quorate.coordinator.etcd_seat import EtcdSeat
     from quorate.etcd.parameters import client_from
 
     config = {"read_timeout": ETCD_TIMEOUT_S} | parse_rendezvous_config(configuration)
     check_keys(config, "etcd-v2")
     client = client_from(RendezvousParameters("etcd", members, "coordinators", 1, 1, **config))
-    return EtcdSeat(client, f"/{prefix or DEFAULT_PREFIX}", endpoint)
+    return client, f"/{prefix.strip('/') or DEFAULT_PREFIX}"
 
 
 def _listen(endpoint: Endpoint) -> list[socket.socket]:

@@ -76,7 +76,8 @@ def fetch_status(endpoints: list[Endpoint], run_id: str, timeout_s: float) -> by
 
 def describe(status: dict[str, Any]) -> list[str]:
     """Return the status for people, in lines."""
-    lines = [f"coordinator {status['coordinator']}, {status['connections']} connection(s)"]
+    agents = sum(node["connected"] for run in status["runs"] for node in run["nodes"])
+    lines = [f"coordinator {status['coordinator']}, {agents} agent(s) connected"]
     for run in status["runs"]:
         lines += ["", *_describe_run(run)]
     if not status["runs"]:

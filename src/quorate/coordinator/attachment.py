@@ -89,6 +89,7 @@ class Attachment:
         self.closed_reason = ""
         self.explanation: Waiting | None = None
         self.redirected_to = ""
+        self._was_redirected = False
         self.welcomed = False
         self._make_hello = make_hello
         self._interval_s = interval_s
@@ -196,6 +197,14 @@ class Attachment:
             self._outcomes.append(Outcome(request_id, None, error))
         self._requests.clear()
 
+    def everything_unanswered(self) -> bytes:
+        """Return the hello and all that is asked and not answered, as it stands now.
+
+        For connections that carry what holds at present in place of a stream of bytes.
+        """
+        assert self._hello is not None, "nothing was connected yet"
+        return b"".join([frame(encode(self._hello)), *self._requests.values()])
+
     def take_output(self) -> bytes:
         """Return the bytes to write on the present connection."""
         output = b"".join(self._output)
@@ -223,9 +232,7 @@ class Attachment:
         elif isinstance(reply, Waiting):
             self.explanation = reply
         elif isinstance(reply, Redirect):
-            # A known holder of the seat is dialled at once, an unknown one is waited for.
             self.redirected_to = reply.endpoint
-            self._tries = 0 if reply.endpoint else self._tries
         elif self._requests.pop(reply.id, None) is not None:
             self._settle(reply)
         elif isinstance(reply, Joined):
@@ -274,6 +281,11 @@ class Attachment:
         self._asked_since_s = None
         self._output.clear()
         pause_s = min(REDIAL_FIRST_S * 2**self._tries, REDIAL_MAX_S)
+        # Who was named is dialled at once; but two that name each other, or one that is gone, must
+        # not make thousands of agents dial without a pause.
+        if self.redirected_to and not self._was_redirected:
+            pause_s = 0.0
+        self._was_redirected = bool(self.redirected_to)
         self._tries = 0 if was_attached else min(self._tries + 1, 16)
         self.dial_at_s = now_s + pause_s * (0.5 + self._draw() / 2)
 

@@ -24,6 +24,7 @@ from quorate.errors import (
     RendezvousConnectionError,
     RendezvousError,
     RendezvousProtocolError,
+    RendezvousSettingsError,
     RendezvousTimeoutError,
 )
 from quorate.identity import Endpoint, parse_rendezvous_endpoint
@@ -318,7 +319,9 @@ class Client:
     def _next_endpoint(self, turn: int) -> Endpoint:
         redirected_to, self.attachment.redirected_to = self.attachment.redirected_to, ""
         if redirected_to:
-            return parse_rendezvous_endpoint(redirected_to, self._endpoints[0].port)
+            # What cannot be read is no reason to give up.
+            with contextlib.suppress(RendezvousSettingsError):
+                return parse_rendezvous_endpoint(redirected_to, self._endpoints[0].port)
         return self._endpoints[turn % len(self._endpoints)]
 
     async def _dial(self, endpoint: Endpoint) -> _Connection | None:

@@ -20,7 +20,7 @@ agents (group commit). Nobody is answered from a state that is not stored (R14),
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from heapq import heappop, heappush
 from itertools import count
@@ -77,14 +77,16 @@ from quorate.wire.messages import (
     failure,
 )
 
-__all__ = ["Batch", "Engine"]
+__all__ = ["CLOSED_KEPT_S", "Batch", "Engine"]
 
 # A judge that was away for longer than this does not count the time (R9).
 GAP_MAX_S = 1.0
 
-# What is kept of a run that nobody is attached to, for latecomers: how a closed one ended, and
-# the worlds of an open one. The join timeout's default: nobody waits longer than that.
+# How long a closed run is remembered that nobody is attached to, so that latecomers are told how
+# it ended and do not begin it anew; the join timeout's default: nobody is on the way for longer.
 CLOSED_KEPT_S = 600.0
+
+# How long the worlds of an open run are kept that nobody is attached to.
 IDLE_KEPT_S = 3600.0
 
 # A batch takes no more requests once they carry this much: what a ledger writes at once has a
@@ -200,6 +202,7 @@ class Engine:
         clock: The coordinator's clock.
         mint: Returns new random text, for epochs.
         name: What the coordinator is called, for people.
+        closed_kept_s: How long a closed run is remembered that nobody is attached to.
     """
 
     def __init__(
@@ -208,8 +211,10 @@ class Engine:
         clock: Clock,
         mint: Callable[[], str],
         name: str = "coordinator",
+        closed_kept_s: float = CLOSED_KEPT_S,
     ) -> None:
         self.name = name
+        self._closed_kept_s = closed_kept_s
         self.runs: dict[str, Run] = {}
         self._machine_clock = clock
         self._clock = EngineClock(clock)
@@ -227,6 +232,7 @@ class Engine:
         self._in_flight_at_tick: Batch | None = None
         self._batches = count(1)
         self._batch_bytes = 0
+        self._was_away = False
         self._ready: list[Send] = []
         self._load(records)
 
@@ -250,8 +256,20 @@ class Engine:
             self._ready.append(Send((connection,), Pong(message.sequence)))
         elif self._in_flight is not None or self._batch_bytes >= BATCH_BYTES_MAX:
             self._inbox.append((connection, message))
+            if isinstance(message, Hello):
+                self._hear_hello(message)
         else:
             self._handle(connection, peer, message)
+
+    def alive(self, connections: Iterable[int]) -> None:
+        """Note that peers live, where something else than their words shows it, such as a lease.
+
+        It keeps them from being lost, and no more: it is no answer to a probe (R7).
+        """
+        for connection in connections:
+            peer = self._peers.get(connection)
+            if peer is not None and peer.session is not None:
+                peer.session.heard_s = self.now_s
 
     def closed(self, connection: int, finished: bool) -> None:
         """Note that a connection is gone; `finished` if it ended in order, as a process's does."""
@@ -272,7 +290,9 @@ class Engine:
         stalled = self._in_flight is not None and self._in_flight is self._in_flight_at_tick
         stalled |= not certain
         self._in_flight_at_tick = self._in_flight
-        attended = self._clock.advance(stalled)
+        # Whoever was read first after a gap has hidden it from this tick; others are still unread.
+        attended = self._clock.advance(stalled) and not self._was_away
+        self._was_away = False
         if self._in_flight is not None or not attended:
             return
         for run_id in self.runs:
@@ -335,8 +355,8 @@ class Engine:
 
     def _read_clock(self) -> None:
         """Note when this is, to the point; a stalled write has to be noticed by the ticks."""
-        if self._in_flight is None:
-            self._clock.advance(stalled=False)
+        if self._in_flight is None and not self._clock.advance(stalled=False):
+            self._was_away = True
 
     def _handle(self, connection: int, peer: _Peer, message: Request) -> None:
         try:
@@ -416,6 +436,13 @@ class Engine:
         ]
         return report(self.name, len(self._peers), runs)
 
+    def _hear_hello(self, hello: Hello) -> None:
+        """Note a sign of life at once: the connection may be gone when the hello has its turn."""
+        run = self.runs.get(hello.run_id)
+        session = run.sessions.get(hello.node) if run is not None and hello.node else None
+        if session is not None:
+            session.heard_s = self.now_s
+
     def _hear(self, peer: _Peer) -> None:
         if peer.session is not None and peer.run_id in self.runs:
             run = self._observed(peer.run_id)
@@ -488,15 +515,18 @@ class Engine:
             # The stamp is this machine's own, and of the run's last change, which may be long ago:
             # it says how old a run is to which nobody was attached when the coordinator ended.
             age_s = self._machine_clock.now().timestamp() - seen.get(run_id, 0.0)
-            if not run.sessions and age_s > _kept_s(run):
+            if not run.sessions and age_s > self._kept_s(run):
                 self._forget(run_id)
 
     def _collect_idle(self) -> None:
         for run_id, run in list(self.runs.items()):
             if any(session.connection is not None for session in run.sessions.values()):
                 self._idle_since_s.pop(run_id, None)
-            elif self.now_s - self._idle_since_s.setdefault(run_id, self.now_s) > _kept_s(run):
+            elif self.now_s - self._idle_since_s.setdefault(run_id, self.now_s) > self._kept_s(run):
                 self._forget(run_id)
+
+    def _kept_s(self, run: Run) -> float:
+        return self._closed_kept_s if run.state.closed else IDLE_KEPT_S
 
     def _forget(self, run_id: str) -> None:
         self._idle_since_s.pop(run_id, None)
@@ -510,10 +540,6 @@ def _bytes_of(message: Request) -> int:
     if isinstance(message, SetValue):
         return len(message.value)
     return len(message.desired) if isinstance(message, CompareSet) else 0
-
-
-def _kept_s(run: Run) -> float:
-    return CLOSED_KEPT_S if run.state.closed else IDLE_KEPT_S
 
 
 def _require_sound(hello: Hello) -> None:

@@ -27,6 +27,10 @@ logger = logging.getLogger("quorate.host")
 # An embedded coordinator ends this long after the last agent has gone.
 IDLE_EXIT_S = 60.0
 
+# It belongs to one job after another of its users: who starts a job again under the same id, a
+# moment after it has ended, means a new one. Whoever was on the way at its end has come by then.
+CLOSED_KEPT_S = 5.0
+
 # A coordinator that could not go on, say for a damaged journal, is started again after this time.
 RESTART_PAUSE_S = 10.0
 
@@ -143,6 +147,7 @@ class CoordinatorHost:
 
     def _spawn(self, descriptors: list[int], port: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "quorate", "serve", "--idle-exit", f"{IDLE_EXIT_S:g}"]
+        command += ["--closed-kept", f"{CLOSED_KEPT_S:g}"]
         for descriptor in descriptors:
             command += ["--listen-fd", str(descriptor)]
         log = self._log(port)

@@ -192,7 +192,7 @@ class Run:
     def leave(self, session: Session, request: Leave) -> None:
         """Let an agent leave (R7)."""
         reason = f"left: {_shortened(request.reason)}" if request.reason else "left"
-        self._withdraw(session, reason)
+        self._let_go(session, reason)
         self._outbox.send(session.connection, Flag(request.id, True))
 
     def close(self, session: Session | None, connection: int, request: Close) -> None:
@@ -209,7 +209,7 @@ class Run:
         if request.outcome == FAILED:
             self._hold_failed_close(session, request, broken)
         elif broken:
-            self._withdraw(session, f"left: {_shortened(request.reason)}")
+            self._let_go(session, f"left: {_shortened(request.reason)}")
             self._outbox.send(connection, Flag(request.id, False))
         else:
             self._close(request.reason)
@@ -445,6 +445,12 @@ class Run:
             session.join = None
         self._doubt_failed_close(session.node)
 
+    def _let_go(self, session: Session, reason: str) -> None:
+        """Let a node leave; a join of it that is still held ends, nobody would wake it again."""
+        self._withdraw(session, reason)
+        if session.join is not None:
+            self._answer(session, RendezvousError(f"{session.node} has left the run."))
+
     def _withdraw(self, session: Session, reason: str) -> None:
         self._ended.pop(session.node, None)
         self.sessions.pop(session.node, None)
@@ -474,7 +480,7 @@ class Run:
         for session, request in failed.askers.values():
             if session.node in self.sessions:
                 reason = f"left after a failure: {_shortened(request.reason)}"
-                self._withdraw(session, reason)
+                self._let_go(session, reason)
             self._outbox.send(session.connection, Flag(request.id, self.state.closed))
 
     def _enter_phase(self) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 from quorate.clock import Clock, SystemClock
-from quorate.coordinator.engine import Batch, Engine
+from quorate.coordinator.engine import CLOSED_KEPT_S, Batch, Engine
 from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.outbox import Send
 from quorate.errors import (
@@ -30,6 +30,7 @@ from quorate.wire.messages import (
     Refused,
     Reply,
     Request,
+    Waiting,
     decode_request,
     encode,
     failure,
@@ -52,6 +53,9 @@ IDLE_TIMEOUT_S = 120.0
 UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 
 COMMIT_RETRY_S = 1.0
+
+# What agents that wait are told while a shared ledger does not answer.
+UNCERTAIN = Waiting("uncertain", "what the coordinators share their runs in does not answer", 0.0)
 
 
 class _Connection(asyncio.Protocol):
@@ -135,6 +139,7 @@ class CoordinatorServer:
         ledger: Where runs are kept; `None` for runs that die with the process.
         idle_exit_s: End after nobody was connected for so long; `None` to serve for ever.
         clock: The time.
+        closed_kept_s: How long a closed run is remembered that nobody is attached to.
         seat: For one of several coordinators that share a ledger: it decides while it holds the
             seat, and sends agents to the holder otherwise (R17). Then `ledger` is `None`.
 
@@ -149,8 +154,10 @@ class CoordinatorServer:
         idle_exit_s: float | None = None,
         clock: Clock | None = None,
         seat: Seat | None = None,
+        closed_kept_s: float = CLOSED_KEPT_S,
     ) -> None:
         self._listeners = listeners
+        self._closed_kept_s = closed_kept_s
         self._ledger = ledger
         self._seat = seat
         self._idle_exit_s = idle_exit_s
@@ -159,6 +166,7 @@ class CoordinatorServer:
         if seat is None:
             self._engine = self._new_engine(ledger.load() if ledger is not None else {})
         self._withheld: list[Send] = []
+        self._uncertain_since_s: float | None = None
         self._connections: dict[int, _Connection] = {}
         self._last_number = 0
         self._flush_planned = False
@@ -220,6 +228,8 @@ class CoordinatorServer:
             connection.redirect(self._seat.holder())
             return
         self._engine.receive(connection.number, message)
+        if isinstance(message, Hello) and self._uncertain_since_s is not None:
+            connection.write(_framed(UNCERTAIN))
         self._plan_flush()
 
     def closed(self, connection: _Connection, finished: bool) -> None:
@@ -264,8 +274,7 @@ class CoordinatorServer:
                 )
                 break
             except RendezvousDeposedError as error:
-                logger.warning("%s", error)
-                self._deposed.set()
+                self._note_deposition(ledger, error)
                 return
             except RendezvousConnectionError as error:
                 stalled_since_s = stalled_since_s or self.now_s()
@@ -279,26 +288,53 @@ class CoordinatorServer:
 
     async def _take_seat(self, seat: Seat) -> None:
         """Decide whenever the seat is ours; in between, send agents to its holder (R17)."""
-        loop = asyncio.get_running_loop()
         while True:
-            ledger = await loop.run_in_executor(self._writer, seat.take)
-            self._engine = self._new_engine(await loop.run_in_executor(self._writer, ledger.load))
-            self._ledger = ledger
+            self._ledger, records = await self._await_turn(seat)
+            self._engine = self._new_engine(records)
             self._deposed.clear()
             logger.info("this coordinator decides now")
             # Whoever waits here for the seat to be taken says hello again, to the engine.
             self._abort_connections()
             await self._deposed.wait()
             logger.warning("this coordinator does not decide any more; agents move to the next")
-            self._engine = None
+            self._engine = self._uncertain_since_s = None
             self._withheld.clear()
             self._abort_connections()
+
+    async def _await_turn(self, seat: Seat) -> tuple[Ledger, dict[str, bytes]]:
+        """Return the ledger once the seat is ours, and what is in it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            ledger = await loop.run_in_executor(self._writer, seat.take)
+            try:
+                return ledger, await loop.run_in_executor(self._writer, ledger.load)
+            except RendezvousConnectionError as error:
+                logger.warning("%s; this coordinator gives the seat up again", error)
+                await asyncio.sleep(COMMIT_RETRY_S)
+
+    def _note_deposition(self, ledger: Ledger, error: RendezvousDeposedError) -> None:
+        """Stop deciding; what is told of a ledger that was given up before is no news."""
+        if ledger is self._ledger and not self._deposed.is_set():
+            logger.warning("%s", error)
+            self._deposed.set()
 
     def _find_out(self) -> None:
         """Where it is not certain that the seat is still ours: an empty write will tell."""
         if self._engine is not None and self._ledger is not None and not self._is_writing():
             self._writing = asyncio.get_running_loop().create_task(self._probe(self._ledger))
             self._writing.add_done_callback(self._stop_if_failed)
+
+    def _tell_certainty(self, held: bool) -> None:
+        """Say, when it begins and ends, that nobody is answered (R16)."""
+        since_s = self._uncertain_since_s
+        if not held and since_s is None:
+            self._uncertain_since_s = self.now_s()
+            logger.warning("%s: nobody is answered until it does", UNCERTAIN.reason)
+            for connection in self._connections.values():
+                connection.write(_framed(UNCERTAIN))
+        elif held and since_s is not None:
+            self._uncertain_since_s = None
+            logger.info("it is certain again who decides, after %.1f s", self.now_s() - since_s)
 
     def _is_writing(self) -> bool:
         return self._writing is not None and not self._writing.done()
@@ -307,14 +343,13 @@ class CoordinatorServer:
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, ledger.commit, {})
         except RendezvousDeposedError as error:
-            logger.warning("%s", error)
-            self._deposed.set()
+            self._note_deposition(ledger, error)
         except RendezvousConnectionError as error:
             logger.warning("%s; agents wait until it is clear who decides", error)
 
     def _new_engine(self, records: dict[str, bytes]) -> Engine:
         name = f"{socket.gethostname()}:{os.getpid()}"
-        return Engine(records, self._clock, lambda: secrets.token_hex(4), name)
+        return Engine(records, self._clock, lambda: secrets.token_hex(4), name, self._closed_kept_s)
 
     def _send_if_held(self, sends: list[Send]) -> None:
         """Let answers out while it is certain that nobody else decides, else keep them back."""
@@ -346,6 +381,7 @@ class CoordinatorServer:
             await asyncio.sleep(TICK_S)
             if self._engine is not None:
                 held = self._ledger is None or self._ledger.is_held()
+                self._tell_certainty(held)
                 self._engine.tick(certain=held)
                 self._flush()
                 if not held:
@@ -391,6 +427,7 @@ def serve(
     ledger: Ledger | None,
     idle_exit_s: float | None = None,
     seat: Seat | None = None,
+    closed_kept_s: float = CLOSED_KEPT_S,
 ) -> None:
     """Serve a coordinator in this process until a signal or idleness ends it.
 
@@ -399,6 +436,7 @@ def serve(
         ledger: Where runs are kept; `None` for runs that die with the process.
         idle_exit_s: End after nobody was connected for so long, in seconds.
         seat: For one of several coordinators that share a ledger.
+        closed_kept_s: How long a closed run is remembered that nobody is attached to, in seconds.
 
     Raises:
         RendezvousStateError: The ledger holds something that is not a coordinator's.
@@ -406,7 +444,9 @@ def serve(
     _raise_open_files_limit()
 
     async def main() -> None:
-        server = CoordinatorServer(listeners, ledger, idle_exit_s, seat=seat)
+        server = CoordinatorServer(
+            listeners, ledger, idle_exit_s, seat=seat, closed_kept_s=closed_kept_s
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
         await server.run()

@@ -38,7 +38,7 @@ class RendezvousJoinOp:
         """Decide on the next step.
 
         Raises:
-            RendezvousGracefulExitError: The run was closed while the node was a spare.
+            RendezvousGracefulExitError: The run was closed while the node waited for a place.
             RendezvousReplacedError: A newer incarnation of the node has joined (R12).
             RendezvousSettingsError: The node's settings differ from the run's (R13).
         """
@@ -126,7 +126,7 @@ def _require_present_incarnation(ctx: RendezvousContext) -> None:
 
 def _closed(ctx: RendezvousContext) -> Decision:
     reason = ctx.state.closed_reason
-    if ctx.node in ctx.state.redundancy_list:
+    if ctx.node in ctx.state.redundancy_list or ctx.node in ctx.state.wait_list:
         raise RendezvousGracefulExitError(
             f"The run '{ctx.settings.run_id}' has ended ({reason}) and {ctx.node} was not needed."
         )

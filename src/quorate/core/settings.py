@@ -72,7 +72,9 @@ class RendezvousTimeout:
             if value is None:
                 value = default
             if value <= timedelta(0):
-                raise ValueError(f"The {name} timeout ({value}) must be positive.")
+                raise ValueError(
+                    f"The {name} timeout ({value.total_seconds():g} s) must be positive."
+                )
             setattr(self, name, value)
 
 

@@ -244,6 +244,18 @@ class Show:
         return self._clock.monotonic() - self._began_s
 
     def _end(self) -> None:
+        self._end_agents()
+        self._end_coordinator()
+
+    def _end_coordinator(self) -> None:
+        """End the coordinator now: it would wait for a minute whether anybody comes."""
+        asking = self._spawn(["status", "--json", "--timeout", "2", "--endpoint", self._endpoint])
+        report, _ = asking.communicate(timeout=DEADLINE_S)
+        if asking.returncode == 0:
+            name: str = msgspec.json.decode(report)["coordinator"]
+            os.kill(int(name.rpartition(":")[2]), signal.SIGTERM)
+
+    def _end_agents(self) -> None:
         for agent in self._agents.values():
             agent.terminate()
         for agent in self._agents.values():

@@ -13,8 +13,8 @@ What ends a round, and what follows:
 * The run is closed as failed by another node: the workers are stopped, for what they do would be
   in vain. Another close, by an operator or at the end of the job, lets them finish.
 
-Exit codes: 0, the node has finished, or was not needed: a spare at the end, or too late for a run
-that had succeeded already; the code of the worker that failed first on this node, 128 + n if
+Exit codes: 0, the node has finished, or waited for a place until the job was done without it; the
+code of the worker that failed first on this node, 128 + n if
 signal n ended it; 126 and 127, the program cannot be started; 128 + n, signal n ended the agent;
 else the `exit_code` of a `RendezvousError`.
 """
@@ -277,12 +277,13 @@ class Agent:
             self._say(f"not needed: {error}")
             return 0
         if isinstance(error, RendezvousClosedError):
-            why = error.reason or str(error)
-            self._say(f"the run {self._spec.run_id!r} is closed: {why}")
-            if self._failure is None and error.reason.startswith(SUCCEEDED):
+            started = self._group is not None
+            hint = "" if started else "; nothing was started here: give a new job a new --rdzv-id"
+            self._say(f"the run {self._spec.run_id!r} is closed: {error.reason or error}{hint}")
+            if started and self._failure is None and error.reason.startswith(SUCCEEDED):
                 return 0
         else:
-            self._say(f"{type(error).__name__}: {error}")
+            self._say(str(error))
         if self._failure is not None:
             self._say(f"this node had failed before: {self._failure}")
             return self._failure.exit_code
