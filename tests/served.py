@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from quorate.api import RendezvousParameters
 from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
 from quorate.coordinator.client import Client
-from quorate.coordinator.ledger import Ledger
+from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.server import CoordinatorServer
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.identity import Endpoint
@@ -54,11 +54,15 @@ class ThreadedCoordinator:
     """A coordinator in a thread of this process."""
 
     def __init__(
-        self, ledger: Ledger | None = None, port: int = 0, idle_exit_s: float | None = None
+        self,
+        ledger: Ledger | None = None,
+        port: int = 0,
+        idle_exit_s: float | None = None,
+        seat: Seat | None = None,
     ) -> None:
         listener = socket.create_server((LOOPBACK, port), backlog=100)
         self.endpoint = Endpoint(LOOPBACK, listener.getsockname()[1])
-        self.server = CoordinatorServer([listener], ledger, idle_exit_s)
+        self.server = CoordinatorServer([listener], ledger, idle_exit_s, seat=seat)
         self.error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = threading.Event()

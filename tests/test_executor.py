@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
-from tests.core.support import make_settings, node
-from tests.direct import Member, PolledBackend, change, stored
 
 from quorate import events
 from quorate.backends.memory import MemoryRendezvousBackend
@@ -33,6 +31,8 @@ from quorate.events import RendezvousEvent
 from quorate.executor import DistributedRendezvousOpExecutor
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.testing import Fault, ManualClock
+from tests.core.support import make_settings, node
+from tests.direct import Member, PolledBackend, change, stored
 
 A, B, C, D = (node(name) for name in "abcd")
 

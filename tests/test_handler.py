@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.direct import PolledBackend, change, stored
 
 from quorate import events
 from quorate.api import RendezvousInfo, RendezvousParameters
@@ -32,6 +31,7 @@ from quorate.handler import AGENT_STORE_OFF, DynamicRendezvousHandler, create_ha
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.stores.memory import MemoryStore
 from quorate.testing import Fault, FlakyBackend, ManualClock
+from tests.direct import PolledBackend, change, stored
 
 Handlers = Callable[..., DynamicRendezvousHandler]
 

@@ -3,8 +3,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.core.support import make_settings, node
-from tests.direct import Member, PolledBackend, change, stored
 
 from quorate.backends.memory import MemoryRendezvousBackend
 from quorate.codec import encode_state
@@ -15,6 +13,8 @@ from quorate.core.state import RendezvousState, World, WorldName, check
 from quorate.errors import RendezvousConnectionError, RendezvousStateError
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.testing import Fault, ManualClock
+from tests.core.support import make_settings, node
+from tests.direct import Member, PolledBackend, change, stored
 
 A, B, C = (node(name) for name in "abc")
 SETTINGS = make_settings(min_nodes=1, max_nodes=3)

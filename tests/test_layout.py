@@ -87,6 +87,8 @@ FLOORS: dict[str, str] = {
         coordinator.status
         coordinator.engine
         coordinator.attachment
+        coordinator.vigil
+        coordinator.etcd_lease
         coordinator.etcd_ledger
         coordinator.etcd_seat
         """,
@@ -106,6 +108,12 @@ FLOORS: dict[str, str] = {
         coordinated
         worker
         static
+        etcd.letters
+        etcd.correspondent
+        etcd.mailroom
+        etcd.session
+        etcd.office
+        etcd.chair
         etcd.rendezvous
         """,
     "F7": """
@@ -151,6 +159,7 @@ FLOORS: dict[str, str] = {
         cli.serve
         cli.status
         cli.run
+        cli.coordinators
         cli.bench
         cli.demo
         cli.main
@@ -161,7 +170,7 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(outbox|records|store|session|herald|run|status|engine)|stores\.keyspace|etcd\.(messages|receipt)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|store|session|herald|run|status|engine)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 

@@ -78,7 +78,9 @@ def test_a_handler_of_another_backend_is_refused() -> None:
         registry.create_handler(params("other"))
 
 
-@pytest.mark.parametrize("backend", ["quorate", "c10d", "static", "file", "memory"])
+@pytest.mark.parametrize(
+    "backend", ["quorate", "c10d", "static", "file", "memory", "etcd", "etcd-v2"]
+)
 def test_what_is_built_in(backend: str) -> None:
     with pytest.raises(ValueError, match="registered already"):
         rendezvous_handler_registry.register(backend, make_static)

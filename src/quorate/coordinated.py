@@ -8,6 +8,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,13 +20,13 @@ from quorate.api import (
     free_port,
 )
 from quorate.config import check_keys, local_addr_from, profile_from, settings_from
-from quorate.coordinator.attachment import unreachable
+from quorate.coordinator.attachment import Attachment, unreachable
 from quorate.coordinator.client import Client, answered
 from quorate.coordinator.host import CoordinatorHost
 from quorate.coordinator.remote_store import RemoteStore
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
-from quorate.core.state import Place, World
+from quorate.core.state import Place, World, WorldName
 from quorate.errors import RendezvousError
 from quorate.identity import (
     Endpoint,
@@ -46,10 +47,11 @@ from quorate.wire.messages import (
     Join,
     Joined,
     Leave,
+    Request,
     WorldRecord,
 )
 
-__all__ = ["DEFAULT_PORT", "CoordinatedRendezvousHandler", "create_handler"]
+__all__ = ["DEFAULT_PORT", "CoordinatedRendezvousHandler", "Session", "create_handler"]
 
 logger = logging.getLogger("quorate.rendezvous")
 
@@ -61,6 +63,37 @@ LEAVE_TIMEOUT_S = 3.0
 
 # How often a waiting agent looks whether there is something new to tell its log.
 EXPLAIN_EVERY_S = 1.0
+
+
+class Session(Protocol):
+    """What a handler needs of its session with whoever decides; `Client` is one."""
+
+    attachment: Attachment
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint in use, or tried last."""
+        ...
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        ...
+
+    def submit(self, make_request: Callable[[int], Request]) -> concurrent.futures.Future[Answer]:
+        """Ask something; `make_request` gets the request's id."""
+        ...
+
+    def call(self, make_request: Callable[[int], Request], timeout_s: float) -> Answer:
+        """Ask something and wait for the answer."""
+        ...
+
+    def detached_for_s(self) -> float:
+        """Return for how long, in seconds, nobody has answered; 0 while somebody does."""
+        ...
+
+    def close(self) -> None:
+        """End the session; what is unanswered fails."""
+        ...
 
 
 class CoordinatedRendezvousHandler(RendezvousHandler):
@@ -93,9 +126,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         self._started = False
         self._ended = False
         self._joining = threading.Lock()
-        self._client = Client(
-            endpoints, self._hello, settings.keep_alive_interval.total_seconds(), host
-        )
+        self._client: Session = self._new_session(endpoints, host)
 
     @property
     def settings(self) -> RendezvousSettings:
@@ -246,6 +277,16 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         atexit.unregister(self.leave)
         self._client.close()
 
+    def _new_session(
+        self, endpoints: Sequence[Endpoint], host: Callable[[Endpoint], None] | None
+    ) -> Session:
+        interval_s = self._settings.keep_alive_interval.total_seconds()
+        return Client(endpoints, self._hello, interval_s, host)
+
+    def _store(self, world: WorldName) -> Any:
+        assert isinstance(self._client, Client)
+        return RemoteStore(self._client, world)
+
     def _hello(self, endpoint: Endpoint, connection_addr: str) -> Hello:
         addr = advertised_address(connection_addr, endpoint.host, self._local_addr)
         node = self._node_desc_generator.generate(addr)
@@ -285,7 +326,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
 
     def _info(self, place: Place) -> RendezvousInfo:
         return RendezvousInfo(
-            store=RemoteStore(self._client, place.world),
+            store=self._store(place.world),
             rank=place.rank,
             world_size=place.size,
             bootstrap_store_info=RendezvousStoreInfo(place.leader_addr, place.leader_port),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 from quorate.backends.base import RendezvousBackend, Token
 from quorate.clock import Clock, SystemClock
@@ -83,6 +83,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         clock: Gives the time.
         observer: Judges how long a node has been silent; it may be shared with others only if
             they see the same state.
+        mint: Returns new random text, for epochs.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         cache_duration: float = 1,
         clock: Clock | None = None,
         observer: Observer | None = None,
+        mint: Callable[[], str] = lambda: secrets.token_hex(4),
     ) -> None:
         self._backend = backend
         self._settings = settings
@@ -101,7 +103,8 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
             self._clock,
             gap_max_s=settings.keep_alive_interval.total_seconds() + TICK_TOLERANCE_S,
         )
-        self._state = _new_state()
+        self._mint = mint
+        self._state = self._new_state()
         self._token: Token | None = None
         self._dirty = False
         self._exchanged_s: float | None = None
@@ -155,7 +158,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         else:
             stored = self._backend.get_state()
         if stored is None:
-            self._state, self._token = _new_state(), None
+            self._state, self._token = self._new_state(), None
         elif not has_set:
             self._state, self._token = decode_state(stored[0]), stored[1]
         else:
@@ -196,6 +199,5 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         for node in self._state.wait_list:
             yield (NEWCOMER, node)
 
-
-def _new_state() -> RendezvousState:
-    return RendezvousState(epoch=secrets.token_hex(4))
+    def _new_state(self) -> RendezvousState:
+        return RendezvousState(epoch=self._mint())

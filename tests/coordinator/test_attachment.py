@@ -35,6 +35,7 @@ from quorate.wire.messages import (
     Ping,
     Pong,
     Probe,
+    Redirect,
     Refused,
     Reply,
     Request,
@@ -87,6 +88,51 @@ def join(request_id: int) -> Join:
 
 def leave(request_id: int) -> Leave:
     return Leave(request_id, "")
+
+
+def redirect(attachment: Attachment, now_s: float, endpoint: str) -> float:
+    """Let a coordinator send the agent on; return how long it pauses before it dials."""
+    attachment.dialing()
+    attachment.connected(ADDR, now_s)
+    tell(attachment, Redirect(endpoint), now_s=now_s)
+    attachment.lost("it ended the connection", now_s)
+    # What the client does when it dials.
+    attachment.redirected_to = ""
+    return attachment.dial_at_s - now_s
+
+
+class TestRedirects:
+    def test_who_is_named_is_dialled_at_once(self) -> None:
+        attachment = make()
+        assert redirect(attachment, 0.0, "b:1") == 0.0
+        assert attachment.phase is Phase.DETACHED
+        assert not attachment.welcomed
+
+    def test_where_nobody_is_known_the_pause_grows(self) -> None:
+        attachment = make()
+        pauses = [redirect(attachment, 0.0, "") for _ in range(8)]
+        assert pauses == sorted(pauses)
+        assert pauses[0] == REDIAL_FIRST_S
+        assert pauses[-1] == REDIAL_MAX_S
+
+    def test_two_that_name_each_other_are_dialled_with_growing_pauses(self) -> None:
+        attachment = make()
+        pauses = [redirect(attachment, 0.0, "b:1") for _ in range(16)]
+        assert pauses[0] == 0.0
+        assert pauses[1] > 0.0
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == REDIAL_MAX_S
+
+    def test_one_that_is_named_and_gone_is_dialled_with_growing_pauses(self) -> None:
+        """A standby names the holder until its lease has lapsed; thousands of agents ask."""
+        attachment = make()
+        pauses = []
+        for _ in range(8):
+            assert redirect(attachment, 0.0, "b:1") == 0.0
+            attachment.refused("nobody listens there", 0.0)
+            pauses.append(attachment.dial_at_s)
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == REDIAL_MAX_S
 
 
 class TestDialing:

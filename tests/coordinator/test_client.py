@@ -26,6 +26,7 @@ from quorate.wire.messages import (
     Flag,
     Hello,
     Probe,
+    Redirect,
     Report,
     Status,
     Welcome,
@@ -196,6 +197,29 @@ def test_the_next_endpoint_is_tried(
     ask(client)
     assert client.endpoint == coordinator.endpoint
     assert client.detached_for_s() == 0.0
+
+
+def test_it_goes_where_a_coordinator_that_stands_by_sends_it(
+    coordinator: ThreadedCoordinator,
+    make_server: Callable[[bytes], FakeServer],
+    make_client: MakeClient,
+) -> None:
+    """The holder need not be one of the endpoints that the agent was given."""
+    standby = make_server(frame(encode(Redirect(str(coordinator.endpoint)))))
+    client = make_client(standby.endpoint)
+    ask(client)
+    assert client.endpoint == coordinator.endpoint
+
+
+def test_a_holder_that_cannot_be_read_is_not_looked_for(
+    coordinator: ThreadedCoordinator,
+    make_server: Callable[[bytes], FakeServer],
+    make_client: MakeClient,
+) -> None:
+    standby = make_server(frame(encode(Redirect("[no:endpoint:70000"))))
+    client = make_client(standby.endpoint, coordinator.endpoint)
+    ask(client)
+    assert client.endpoint == coordinator.endpoint
 
 
 def test_a_refused_hello_ends_the_session(coordinator: ThreadedCoordinator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import secrets
 import select
 import socket
@@ -18,7 +19,11 @@ import pytest
 from quorate.coordinator import engine, server
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
-from quorate.errors import RendezvousConnectionError, RendezvousLimitError
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousDeposedError,
+    RendezvousLimitError,
+)
 from quorate.identity import Endpoint
 from quorate.wire import frames
 from quorate.wire.messages import (
@@ -31,12 +36,14 @@ from quorate.wire.messages import (
     Joined,
     Ping,
     Pong,
+    Redirect,
     Refused,
     Report,
     Request,
     SetValue,
     Status,
     Value,
+    Waiting,
     Welcome,
 )
 from tests.served import RawPeer, ThreadedCoordinator, operator_hello
@@ -48,9 +55,10 @@ JOIN_TIMEOUT_S = 30.0
 
 
 class GatedLedger:
-    """Keeps what is committed in memory; can be told to wait, and to fail."""
+    """Keeps what is committed in memory; can be told to wait, to fail, and to be uncertain."""
 
     def __init__(self) -> None:
+        self.held = True
         self.kept: dict[str, bytes] = {}
         self.commits: list[int] = []
         self.failures: list[Exception] = []
@@ -72,10 +80,31 @@ class GatedLedger:
                 self.kept[key] = value
 
     def is_held(self) -> bool:
-        return True
+        return self.held
 
     def close(self) -> None:
         self.closed = True
+
+
+class GatedSeat:
+    """A seat that is taken when the test gives a ledger for it."""
+
+    def __init__(self) -> None:
+        self.ledgers: queue.Queue[GatedLedger | None] = queue.Queue()
+        self.takes = 0
+
+    def take(self) -> GatedLedger:
+        self.takes += 1
+        ledger = self.ledgers.get(timeout=JOIN_TIMEOUT_S)
+        if ledger is None:
+            raise RendezvousConnectionError("closed")
+        return ledger
+
+    def holder(self) -> str:
+        return "holder:1"
+
+    def close(self) -> None:
+        self.ledgers.put(None)
 
 
 @pytest.fixture
@@ -413,3 +442,102 @@ def test_r8_a_peer_that_finishes_while_it_is_written_to_has_finished(
         coordinator.do(write_to_the_dead)
         until(lambda: ended, what="the end of the connection")
     assert ended == [True]
+
+
+class TestSeat:
+    """R17: one of several coordinators that share a ledger."""
+
+    @pytest.fixture
+    def seat(self) -> GatedSeat:
+        return GatedSeat()
+
+    @pytest.fixture
+    def coordinator(self, start: Start, seat: GatedSeat) -> ThreadedCoordinator:
+        return start(seat=seat)
+
+    @staticmethod
+    def report(coordinator: ThreadedCoordinator) -> object:
+        """Return the first answer to an operator."""
+        with RawPeer(coordinator.endpoint) as peer:
+            peer.say(operator_hello())
+            return peer.read()
+
+    def await_turn(self, coordinator: ThreadedCoordinator, until: Until) -> None:
+        until(lambda: isinstance(self.report(coordinator), Welcome))
+
+    def test_who_stands_by_names_the_holder_and_ends_the_connection(
+        self, coordinator: ThreadedCoordinator
+    ) -> None:
+        with RawPeer(coordinator.endpoint) as peer:
+            peer.say(operator_hello(), Status(1))
+            assert peer.read() == Redirect("holder:1")
+
+    def test_who_holds_it_decides_from_what_is_stored(
+        self, coordinator: ThreadedCoordinator, seat: GatedSeat, until: Until
+    ) -> None:
+        ledger = GatedLedger()
+        seat.ledgers.put(ledger)
+        self.await_turn(coordinator, until)
+        with RawAgent(coordinator.endpoint) as agent:
+            agent.say(Join(1, None, JOIN_TIMEOUT_S, agent.profile))
+            assert agent.read_until(Joined).id == 1
+        assert ledger.commits
+
+    def test_who_was_deposed_drops_what_was_not_stored(
+        self, coordinator: ThreadedCoordinator, seat: GatedSeat, until: Until
+    ) -> None:
+        former, later = GatedLedger(), GatedLedger()
+        seat.ledgers.put(former)
+        self.await_turn(coordinator, until)
+        former.failures.append(RendezvousDeposedError("another one has it"))
+        with RawAgent(coordinator.endpoint) as agent:
+            assert agent.read() is None
+        assert self.report(coordinator) == Redirect("holder:1")
+        seat.ledgers.put(later)
+        self.await_turn(coordinator, until)
+        assert not former.commits
+
+    def test_one_that_cannot_read_what_is_stored_takes_it_again(
+        self, coordinator: ThreadedCoordinator, seat: GatedSeat, until: Until
+    ) -> None:
+        class Unreadable(GatedLedger):
+            def load(self) -> dict[str, bytes]:
+                raise RendezvousConnectionError("etcd did not answer")
+
+        seat.ledgers.put(Unreadable())
+        seat.ledgers.put(GatedLedger())
+        self.await_turn(coordinator, until)
+        assert seat.takes == 2
+
+    def test_while_it_is_uncertain_nobody_is_answered_and_all_are_told(
+        self, coordinator: ThreadedCoordinator, seat: GatedSeat, until: Until
+    ) -> None:
+        """R16: not even a pong, but why."""
+        ledger = GatedLedger()
+        seat.ledgers.put(ledger)
+        self.await_turn(coordinator, until)
+        with RawAgent(coordinator.endpoint) as agent:
+            assert isinstance(agent.read(), Welcome)
+            ledger.failures += [RendezvousConnectionError("etcd did not answer")] * 2
+            ledger.held = False
+            told = agent.read()
+            assert isinstance(told, Waiting)
+            assert "does not answer" in told.reason
+            agent.say(Ping(7))
+            with RawAgent(coordinator.endpoint, "late") as late:
+                assert isinstance(late.read(), Waiting)
+            until(lambda: not ledger.failures)
+            assert not select.select([agent.socket], [], [], 0.0)[0]
+            ledger.held = True
+            assert agent.read_until(Pong) == Pong(7)
+
+    def test_one_that_is_uncertain_asks_who_decides(
+        self, coordinator: ThreadedCoordinator, seat: GatedSeat, until: Until
+    ) -> None:
+        """It was frozen: nothing is to be stored, and yet it must stand by."""
+        ledger = GatedLedger()
+        seat.ledgers.put(ledger)
+        self.await_turn(coordinator, until)
+        ledger.failures.append(RendezvousDeposedError("another one has it"))
+        ledger.held = False
+        until(lambda: self.report(coordinator) == Redirect("holder:1"))

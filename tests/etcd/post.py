@@ -7,7 +7,6 @@ read at once, unless a test holds it back.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -43,7 +42,6 @@ class Post:
     """
 
     def __init__(self, min_nodes: int = 2, max_nodes: int = 3, **changes: Any) -> None:
-        changes = {"reconnect_grace": timedelta(0), **changes}
         self.settings: RendezvousSettings = make_settings(min_nodes, max_nodes, **changes)
         self.clock = ManualClock()
         self.revisions = count(1)

@@ -84,7 +84,7 @@ def test_one_whose_seat_is_gone_stops_and_may_take_it_again(
 
     def is_taken_again() -> bool:
         found = client.range(seat_key(keys.prefix)).kvs
-        return bool(found) and found[0].create_revision > former.create_revision and only.decides
+        return bool(found) and found[0].mod_revision > former.mod_revision and only.decides
 
     until(is_taken_again, timeout_s=10, what="the seat to be taken again")
     assert failures == []

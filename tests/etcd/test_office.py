@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,11 @@ from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.core.state import WorldName
-from quorate.errors import RendezvousConnectionError, RendezvousDeposedError
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousDeposedError,
+    RendezvousLimitError,
+)
 from quorate.etcd import office as office_module
 from quorate.etcd.client import EtcdClient
 from quorate.etcd.letters import Answers, Keys, Words, read
@@ -172,3 +177,22 @@ def test_one_who_ends_stores_nothing_more(seat: Seat) -> None:
     with pytest.raises(RendezvousConnectionError, match="gives the seat up"):
         seat.office.turn([])
     assert seat.answered() == {}
+
+
+def test_an_etcd_that_takes_no_more_is_waited_for(
+    seat: Seat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(office_module, "RETRY_S", 0.01)
+    refusals = iter([RendezvousLimitError("no space"), RendezvousConnectionError("no leader")])
+    commit = seat.ledger.commit
+
+    def refuse_twice(*arguments: Any) -> None:
+        if (error := next(refusals, None)) is not None:
+            raise error
+        commit(*arguments)
+
+    monkeypatch.setattr(seat.ledger, "commit", refuse_twice)
+    seat.put("a", 1)
+    seat.office.read()
+    seat.office.turn([])
+    assert set(seat.answered()) == {"a"}

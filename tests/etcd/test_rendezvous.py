@@ -428,6 +428,26 @@ class TestCluster:
             assert {join.result(20).world_size for join in [newcomer, *again]} == {3}
             run.end()
 
+    def test_an_etcd_that_was_frozen_until_all_leases_ended_costs_nobody_a_place(
+        self, until: Until
+    ) -> None:
+        with EtcdCluster(1) as cluster:
+            run = Run(str(cluster.endpoints[0]))
+            handlers = run.world(3, 3, 3)
+            (member,) = cluster.members
+            member.freeze()
+            sessions = [handler._client for handler in handlers]
+            until(lambda: min(s.detached_for_s() for s in sessions) > 7, 20, "leases to end")
+            member.thaw()
+            until(lambda: all(s.detached_for_s() == 0 for s in sessions), 20, "all to be back")
+            assert {handler.num_nodes_waiting() for handler in handlers} == {0}
+            until(lambda: any(handler.decides for handler in handlers), 10, "one to decide")
+            world = handlers[0].world()
+            assert world is not None
+            assert world.round == 0
+            assert {handler.num_nodes_waiting() for handler in handlers} == {0}
+            run.end()
+
     def test_the_loss_of_etcds_leader_costs_a_stall(self, until: Until) -> None:
         with EtcdCluster() as cluster:
             run = Run(",".join(map(str, cluster.endpoints)), keep_alive_interval=2)

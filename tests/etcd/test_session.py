@@ -42,7 +42,7 @@ pytestmark = pytest.mark.etcd
 
 Until = Callable[..., Any]
 
-SILENCE_S = 3.0
+LEASE_S = 3.0
 runs = count()
 
 
@@ -55,13 +55,13 @@ def server() -> Iterator[EtcdServer]:
 class Desk:
     """A session, and who answers it."""
 
-    def __init__(self, server: EtcdServer, until: Until) -> None:
+    def __init__(self, server: EtcdServer, until: Until, lease_s: float = LEASE_S) -> None:
         self.client = server.get_client(timeout_s=2.0)
         self.keys = Keys.of_run("/p", f"run{next(runs)}")
         self.until = until
         self.numbers = count(1)
         self.session = EtcdSession(
-            self.client, [server.address], self.keys, "s", self.hello, SILENCE_S
+            self.client, [server.address], self.keys, "s", self.hello, lease_s
         )
 
     def hello(self, endpoint: Endpoint, addr: str) -> Hello:
@@ -148,10 +148,26 @@ def test_a_lease_that_has_ended_makes_it_begin_anew(desk: Desk) -> None:
     former = desk.key()
     assert former is not None
     assert desk.client.revoke_lease(former.lease)
+    # No answer key went with it: it is found out when the lease is to be kept alive.
     desk.until(lambda: (desk.words() or Words(0, 0, 0, b"")).attachment == 2, timeout_s=10)
     again = desk.key()
     assert again is not None
     assert again.lease != former.lease
+
+
+def test_a_lease_that_has_ended_is_noticed_at_once_where_there_was_an_answer(
+    server: EtcdServer, until: Until
+) -> None:
+    desk = Desk(server, until, lease_s=600)
+    desk.begin()
+    former = desk.key()
+    assert former is not None
+    answer = desk.client.range(desk.keys.answer("s")).kvs[0]
+    desk.client.put(answer.key, answer.value, former.lease)
+    assert desk.client.revoke_lease(former.lease)
+    until(lambda: (desk.words() or Words(0, 0, 0, b"")).attachment == 2)
+    desk.session.close()
+    desk.client.close()
 
 
 def test_a_lease_that_has_ended_is_noticed_by_a_put_too(desk: Desk) -> None:
@@ -176,6 +192,29 @@ def test_an_etcd_that_does_not_answer_is_named_and_waited_for(
     finally:
         os.kill(server.pid, signal.SIGCONT)
     desk.until(lambda: (desk.words() or Words(0, 0, 0, b"")).attachment > 1, timeout_s=10)
+
+
+def test_an_etcd_that_takes_no_more_is_waited_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter([RendezvousLimitError("no space"), RendezvousLimitError("no space")])
+    write = desk.client.try_transaction
+
+    def refuse_twice(*arguments: Any) -> Any:
+        if (error := next(refusals, None)) is not None:
+            raise error
+        return write(*arguments)
+
+    monkeypatch.setattr(desk.client, "try_transaction", refuse_twice)
+    desk.begin()
+    assert desk.session.attachment.error is None
+
+
+def test_a_hello_that_fits_into_no_key_ends_the_session(desk: Desk) -> None:
+    future = desk.session.submit(lambda id: Close(id, "x" * 70_000))
+    desk.session.start()
+    with pytest.raises(RendezvousLimitError):
+        future.result(5)
 
 
 def test_nobody_answers_and_the_call_says_so(desk: Desk) -> None:

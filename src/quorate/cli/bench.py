@@ -1,7 +1,7 @@
 """`quorate bench`: measures a coordinator under a load of many agents.
 
 The load generator holds all sessions in one process and uses the agents' real client; the
-coordinator is a process of its own.
+coordinators are processes of their own.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import os
 import resource
 import secrets
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from quorate.cli.common import CONTEXT_SETTINGS
+from quorate.cli.coordinators import BACKENDS, Coordinators, running
 from quorate.coordinator.client import Client
-from quorate.coordinator.host import CoordinatorHost
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.errors import RendezvousConnectionError
@@ -50,36 +49,45 @@ def command() -> None:
 @command.command("join")
 @click.option("--nodes", default=1000, show_default=True, type=click.IntRange(min=1, max=20_000))
 @click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1, max=100))
-@click.option("--journal/--memory", default=True, help="Whether the coordinator keeps a journal.")
+@click.option(
+    "--backend",
+    default="quorate",
+    show_default=True,
+    metavar="NAME|URL",
+    help=f"Where runs are kept: {BACKENDS}. With etcd there are two coordinators.",
+)
+@click.option("--backend-conf", default="", metavar="KEY=VALUE,...", help="How to reach etcd.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def join(nodes: int, repeat: int, journal: bool, as_json: bool) -> None:
+def join(nodes: int, repeat: int, backend: str, backend_conf: str, as_json: bool) -> None:
     """Time a cold join: from the first connection to the last agent's answer."""
     _require_descriptors(nodes)
-    seconds: list[float] = []
-    with _coordinator(journal) as endpoint, _load_loop() as loop:
+    with running(backend, backend_conf) as coordinators, _load_loop() as loop:
         # The coordinator, just started, answers: that it has to start is not what is measured.
-        join_once(endpoint, 1, loop)
+        join_once(coordinators, 1, loop)
+        samples: list[Sample] = []
         for number in range(repeat):
-            seconds.append(join_once(endpoint, nodes, loop))
+            samples.append(join_once(coordinators, nodes, loop))
             if not as_json:
-                click.echo(f"  {number + 1} of {repeat}: {seconds[-1]:.3f} s", err=True)
-    figures = {
-        "bench": "join",
-        "nodes": nodes,
-        "backend": "quorate" if journal else "quorate, memory",
-        "seconds": [round(value, 4) for value in seconds],
-        "median_s": round(statistics.median(seconds), 4),
-        "min_s": round(min(seconds), 4),
-        "max_s": round(max(seconds), 4),
-    }
+                click.echo(f"  {number + 1} of {repeat}: {_told(samples[-1])}", err=True)
+    figures = _figures(nodes, backend, samples)
     click.echo(json.dumps(figures) if as_json else _row(figures))
 
 
-def join_once(endpoint: Endpoint, nodes: int, loop: asyncio.AbstractEventLoop) -> float:
-    """Let agents join a new run, and return how long it took, in seconds.
+class Sample(NamedTuple):
+    """One measurement: how long it took, and how many writes of the backend, if they are counted.
+
+    With several coordinators, the writes are everybody's to that etcd in the time.
+    """
+
+    seconds: float
+    writes: int | None
+
+
+def join_once(coordinators: Coordinators, nodes: int, loop: asyncio.AbstractEventLoop) -> Sample:
+    """Let agents join a new run, and return what it took.
 
     Args:
-        endpoint: The coordinator.
+        coordinators: The coordinators; each agent begins with another one of them.
         nodes: How many agents; the round is complete with the last of them.
         loop: The running loop that the sessions live in.
 
@@ -87,7 +95,11 @@ def join_once(endpoint: Endpoint, nodes: int, loop: asyncio.AbstractEventLoop) -
         RendezvousError: An agent was refused.
     """
     settings = RendezvousSettings(f"bench-{secrets.token_hex(4)}", nodes, nodes)
-    clients = [_client(endpoint, settings, number, loop) for number in range(nodes)]
+    endpoints, revision = coordinators
+    clients = [
+        _client(_rotated(endpoints, number), settings, number, loop) for number in range(nodes)
+    ]
+    before = revision() if revision is not None else 0
     began_s = time.monotonic()
     answers: list[concurrent.futures.Future[Answer]] = []
     for client in clients:
@@ -95,10 +107,16 @@ def join_once(endpoint: Endpoint, nodes: int, loop: asyncio.AbstractEventLoop) -
         answers.append(client.submit(lambda id: Join(id, None, JOIN_TIMEOUT_S, NodeProfile())))
     places = [answer.result(JOIN_TIMEOUT_S) for answer in answers]
     took_s = time.monotonic() - began_s
+    writes = revision() - before if revision is not None else None
     _check(places, nodes)
     for client in clients:
         client.close(timeout_s=0)
-    return took_s
+    return Sample(took_s, writes)
+
+
+def _rotated(endpoints: list[Endpoint], number: int) -> list[Endpoint]:
+    first = number % len(endpoints)
+    return endpoints[first:] + endpoints[:first]
 
 
 def _check(places: list[Answer], nodes: int) -> None:
@@ -112,7 +130,7 @@ def _check(places: list[Answer], nodes: int) -> None:
 
 
 def _client(
-    endpoint: Endpoint,
+    endpoints: list[Endpoint],
     settings: RendezvousSettings,
     number: int,
     loop: asyncio.AbstractEventLoop,
@@ -132,21 +150,7 @@ def _client(
             settings.agreed,
         )
 
-    return Client([endpoint], hello, settings.keep_alive_interval.total_seconds(), loop=loop)
-
-
-@contextlib.contextmanager
-def _coordinator(journal: bool) -> Iterator[Endpoint]:
-    """Run a coordinator of our own for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="quorate-bench-") as folder:
-        host = CoordinatorHost(state_dir=folder, memory=not journal)
-        endpoint = host.start(Endpoint("127.0.0.1", 0))
-        if endpoint is None:
-            raise RendezvousConnectionError("No free port was found: try again.")
-        try:
-            yield endpoint
-        finally:
-            host.stop()
+    return Client(endpoints, hello, settings.keep_alive_interval.total_seconds(), loop=loop)
 
 
 @contextlib.contextmanager
@@ -181,8 +185,32 @@ def _require_descriptors(nodes: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _figures(nodes: int, backend: str, samples: list[Sample]) -> dict[str, Any]:
+    seconds = [sample.seconds for sample in samples]
+    figures: dict[str, Any] = {
+        "bench": "join",
+        "nodes": nodes,
+        "backend": backend.partition("://")[0],
+        "seconds": [round(value, 4) for value in seconds],
+        "median_s": round(statistics.median(seconds), 4),
+        "min_s": round(min(seconds), 4),
+        "max_s": round(max(seconds), 4),
+    }
+    writes = [sample.writes for sample in samples if sample.writes is not None]
+    if writes:
+        figures |= {"writes": writes, "median_writes": round(statistics.median(writes))}
+    return figures
+
+
+def _told(sample: Sample) -> str:
+    writes = f", {sample.writes} writes to etcd" if sample.writes is not None else ""
+    return f"{sample.seconds:.3f} s{writes}"
+
+
 def _row(figures: dict[str, Any]) -> str:
+    writes = figures.get("median_writes")
     return (
         f"cold join of {figures['nodes']} agents ({figures['backend']}): median "
         f"{figures['median_s']:.3f} s, min {figures['min_s']:.3f} s, max {figures['max_s']:.3f} s"
+        + (f"; median {writes} writes to etcd" if writes is not None else "")
     )

@@ -1,1 +1,1 @@
-"""etcd's v3 API over its JSON gateway, and etcd itself as a local process."""
+"""etcd's v3 API over its JSON gateway, the rendezvous on it, and etcd as a local process."""

@@ -165,10 +165,10 @@ class Chair:
                 office.turn(_all_in(news))
 
     def _term(self, ledger: EtcdLedger) -> int:
-        """Return the revision that created the seat: it is ours if it is ours afterwards."""
+        """Return the revision at which the seat was taken: by us, if it is ours afterwards."""
         found = self._client.range(seat_key(self._keys.prefix)).kvs
         ledger.commit({})
-        return found[0].create_revision if found else 0
+        return found[0].mod_revision if found else 0
 
     @contextlib.contextmanager
     def _following(self, revision: int) -> Iterator[queue.SimpleQueue[News]]:

@@ -41,7 +41,7 @@ class Words(msgspec.Struct, array_like=True):
 
     Args:
         attachment: Counts how often the node has begun anew: with each it says hello.
-        term: Whose answers the node has read last: the revision that gave them the seat.
+        term: Whose answers the node has read last: the revision at which they took the seat.
         heard: The number of the last answer of that term that it has read.
         said: Its hello, then all requests that it still wants to be answered; frames.
     """
@@ -57,7 +57,7 @@ class Answers(msgspec.Struct, array_like=True):
 
     Args:
         attachment: Which of the node's beginnings they belong to.
-        term: Who answers: the revision that gave them the seat.
+        term: Who answers: the revision at which they took the seat.
         ended: Whether the node has to begin anew before anything more is heard.
         replies: Numbers that grow within the term, and what is told, in frames.
     """

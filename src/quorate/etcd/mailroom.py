@@ -109,7 +109,7 @@ class Mailroom:
     Args:
         engine: Decides; its clock is moved by `tick`.
         run_id: The run.
-        term: The revision that created the seat: it tells these answers from former ones.
+        term: The revision at which the seat was taken: it tells these answers from former ones.
     """
 
     def __init__(self, engine: Engine, run_id: str, term: int) -> None:

@@ -15,7 +15,12 @@ from quorate.clock import Clock
 from quorate.coordinator.engine import Batch, Engine
 from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
 from quorate.core.state import WorldName
-from quorate.errors import RendezvousConnectionError, RendezvousDeposedError, RendezvousError
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousDeposedError,
+    RendezvousError,
+    RendezvousLimitError,
+)
 from quorate.etcd.client import EtcdClient, LeaseLost, ReplyLost
 from quorate.etcd.letters import Keys
 from quorate.etcd.mailroom import Answer, Mailroom, NodeKey
@@ -25,7 +30,7 @@ from quorate.etcd.messages import (
     Operation,
     Put,
     Transaction,
-    created_at,
+    modified_at,
     operation,
     prefix_end,
 )
@@ -55,7 +60,7 @@ class Office:
         run_id: The run.
         ledger: What must not be forgotten, loaded.
         engine: Decides, from what the ledger holds.
-        term: The revision that created the seat.
+        term: The revision at which the seat was taken.
         closed: Set once this node gives the seat up.
         clock: The time.
     """
@@ -77,7 +82,7 @@ class Office:
         self._ledger = ledger
         self._engine = engine
         self._mailroom = Mailroom(engine, run_id, term)
-        self._fence = created_at(seat_key(keys.prefix), term)
+        self._fence = modified_at(seat_key(keys.prefix), term)
         self._closed = closed
         self._clock = clock
         self._ticked_s = clock.monotonic()
@@ -204,7 +209,7 @@ class Office:
                 return True
             except RendezvousDeposedError:
                 raise
-            except RendezvousConnectionError as error:
+            except (RendezvousConnectionError, RendezvousLimitError) as error:
                 logger.warning("run %s: %s; trying again", self._run_id, error)
                 self._closed.wait(RETRY_S)
         return False

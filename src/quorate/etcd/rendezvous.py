@@ -9,8 +9,6 @@ over once the lease of the seat has lapsed: worlds and places stand.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import timedelta
 
 from quorate.api import RendezvousParameters
 from quorate.config import check_keys, local_addr_from, profile_from, settings_from
@@ -42,8 +40,9 @@ class EtcdRendezvousHandler(CoordinatedRendezvousHandler):
     """One node's part in a run whose nodes meet in etcd; see `CoordinatedRendezvousHandler`.
 
     Args:
-        settings: The settings of the run. A node is lost when its lease ends: after `silence_s`
-            without a sign of life, or at once if it says that it leaves.
+        settings: The settings of the run. A node's lease lives for `silence_s` less the reconnect
+            grace: within the latter a node that lives can come back whose lease has ended, as all
+            do while an etcd of a single member is frozen.
         client: The way to etcd for the node's session and its stores; closed with the handler.
         deciding: The way to etcd while this node decides, likewise; its timeout bounds one try.
         endpoints: The members of etcd, for people and to find this machine's address.
@@ -64,8 +63,6 @@ class EtcdRendezvousHandler(CoordinatedRendezvousHandler):
     ) -> None:
         self._keys = Keys.of_run(etcd_prefix, settings.run_id)
         self._etcd = client
-        # A lease that has ended has been waited for long enough.
-        settings = replace(settings, reconnect_grace=timedelta(0))
         super().__init__(settings, endpoints, profile, local_addr)
         self._chair = Chair(
             deciding,
@@ -100,7 +97,7 @@ class EtcdRendezvousHandler(CoordinatedRendezvousHandler):
             self._keys,
             self._session,
             self._hello,
-            self._settings.silence_s,
+            self._settings.silence_s - self._settings.reconnect_grace.total_seconds(),
         )
         return self._etcd_session
 

@@ -19,6 +19,7 @@ from quorate.coordinator.attachment import Attachment, Phase, unreachable
 from quorate.errors import (
     RendezvousConnectionError,
     RendezvousError,
+    RendezvousLimitError,
     RendezvousProtocolError,
     RendezvousTimeoutError,
 )
@@ -53,8 +54,8 @@ class EtcdSession:
         keys: Where the run lies.
         name: The name of the session, the same as in its hello.
         make_hello: Returns the hello, given the endpoint and the local address in use.
-        silence_s: How long this node may be silent before it is lost, in seconds; etcd counts in
-            whole ones, and no less than about two.
+        lease_s: How long its lease lives without a sign of life, in seconds; etcd counts in whole
+            ones, and no less than about two.
         clock: The time.
     """
 
@@ -65,17 +66,17 @@ class EtcdSession:
         keys: Keys,
         name: str,
         make_hello: Callable[[Endpoint, str], Hello],
-        silence_s: float,
+        lease_s: float,
         clock: Clock | None = None,
     ) -> None:
         self._client = client
         self._endpoints = list(endpoints)
         self._node_key = keys.node(name)
         self._answer_key = keys.answer(name)
-        self._ttl_s = max(1, round(silence_s))
+        self._ttl_s = max(1, round(lease_s))
         self._clock = clock or SystemClock()
         self.attachment = Attachment(
-            lambda addr: make_hello(self.endpoint, addr), silence_s, lambda: 0.0
+            lambda addr: make_hello(self.endpoint, addr), lease_s, lambda: 0.0
         )
         self._correspondent = Correspondent(self.attachment)
         self._futures: dict[int, concurrent.futures.Future[Answer]] = {}
@@ -184,7 +185,8 @@ class EtcdSession:
                 self._put_words()
             except RendezvousProtocolError as error:
                 self.end(error)
-            except RendezvousConnectionError as error:
+            except (RendezvousConnectionError, RendezvousLimitError) as error:
+                # Space can be made, and load passes.
                 self._lose(str(error))
                 self._closed.wait(RETRY_S)
             except RendezvousError as error:
@@ -218,7 +220,11 @@ class EtcdSession:
                 self._correspondent.begin(local_addr, self._clock.monotonic())
             if not self._correspondent.has_news:
                 return
-            words = self._correspondent.words()
+            try:
+                words = self._correspondent.words()
+            except RendezvousLimitError as error:
+                self.end(error)
+                return
         put = Transaction(success=(operation(Put(self._node_key, words, self._lease)),))
         outcome = self._client.try_transaction(put, self._call_limit_s())
         if isinstance(outcome, LeaseLost):
@@ -231,7 +237,11 @@ class EtcdSession:
         """Wait until there is something to say, or the lease has to be kept alive."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._correspondent.has_news or not self._correspondent.has_begun,
+                lambda: (
+                    self._correspondent.has_news
+                    or not self._correspondent.has_begun
+                    or not self._beat_at_s
+                ),
                 max(0.0, self._beat_at_s - self._clock.monotonic()),
             )
 
@@ -259,6 +269,14 @@ class EtcdSession:
                     return
                 if changes is not None:
                     self._take([event.kv for event in changes.events if event.type == "PUT"])
+                    if changes.events[-1].type != "PUT":
+                        self._doubt_lease()
+
+    def _doubt_lease(self) -> None:
+        """Look at once whether the lease lives: the answer key, which hangs on it, is gone."""
+        with self._changed:
+            self._beat_at_s = 0.0
+            self._changed.notify_all()
 
     def _take(self, found: Sequence[KeyValue]) -> None:
         with self._changed:
@@ -269,8 +287,10 @@ class EtcdSession:
 
     def _lose(self, why: str) -> None:
         with self._changed:
+            had_begun = self._correspondent.has_begun
             self._correspondent.lost(why, self._clock.monotonic())
-        logger.info("this node begins anew: %s", why)
+        if had_begun:
+            logger.info("this node will begin anew: %s", why)
 
     def _settle(self) -> None:
         """Let the futures know of their outcomes."""
