@@ -141,7 +141,26 @@ FLOORS: dict[str, str] = {
         testing.backends
         testing.stores
         testing.etcd
-        testing.world
+        testing.sim.schedule
+        testing.sim.trace
+        testing.sim.process
+        testing.sim.network
+        testing.sim.result
+        testing.sim.setting
+        testing.sim.rules
+        testing.sim.ledger
+        testing.sim.coordinator
+        testing.sim.seat
+        testing.sim.agent
+        testing.sim.watch
+        testing.sim.havoc
+        testing.sim.coordinated
+        testing.sim.shared
+        testing.sim.node
+        testing.sim.direct
+        testing.sim.campaign
+        testing.sim
+        testing.sim.__main__
         testing
         """,
     "public": """

@@ -502,3 +502,36 @@ def test_an_operator_may_close_a_run_and_see_all() -> None:
     closer.say(Close(2, "enough"))
     assert closer.last(Flag).value
     assert a.last(Changed).closed_reason == "enough"
+
+
+def test_r9_a_gap_that_a_message_has_seen_first_still_delays_the_judge() -> None:
+    driver = Driver(2, 3)
+    a, b, _ = driver.world("a", "b", "c")
+    a.cut()
+    driver.let_pass(14.25)
+    driver.clock.advance(0.9)
+    b.say(Ping(1))
+    driver.clock.advance(20)
+    b.say(Ping(2))
+    driver.engine.tick()
+    driver.deliver()
+    a.reconnect()
+    driver.let_pass(2)
+    assert a.node in driver.state.participants, "its hello was waiting to be read"
+
+
+def test_r9_a_hello_counts_though_its_connection_ends_before_its_turn() -> None:
+    driver = Driver(2, 4)
+    a, _, _ = driver.world("a", "b", "c")
+    a.cut()
+    driver.let_pass(13)
+    driver.stalled = True
+    driver.agent("d")
+    a.reconnect()
+    a.cut()
+    driver.stalled = False
+    driver.deliver()
+    driver.let_pass(5)
+    assert a.node in driver.state.participants, "it was heard 5 s ago"
+    driver.let_pass(12)
+    assert a.node not in driver.state.participants

@@ -614,3 +614,18 @@ def test_a_pong_is_no_news() -> None:
     a.say(Ping(41))
     assert a.last(Pong).sequence == 41
     assert [type(message) for message in a.take()] == [Welcome]
+
+
+@pytest.mark.parametrize("way_out", ["leave", "success", "failure"])
+def test_a_join_that_is_held_ends_when_its_node_leaves(way_out: str) -> None:
+    driver = Driver(2, 3)
+    a, b, c = driver.world("a", "b", "c")
+    a.join()
+    if way_out == "leave":
+        a.leave()
+    else:
+        a.close("over", SUCCEEDED if way_out == "success" else FAILED)
+    assert "has left the run" in a.last(Failed).message
+    assert a.pending is None
+    rejoin(b, c)
+    assert sorted(places(b, c)) == [0, 1]
