@@ -28,8 +28,8 @@ demo: $(DEMO)  ## watch a job lose an agent, gain one, and finish
 test: $(DEV) torch system  ## run every test
 	@$(PYTEST)
 
-unit: $(DEV)  ## run the quick tests: no whole programs, no torch, no etcd
-	@$(PYTEST) -m "not e2e and not torch and not etcd"
+unit: $(DEV)  ## run the quick tests: no whole programs, long simulations, torch, etcd
+	@$(PYTEST) -m "not e2e and not sim and not torch and not etcd"
 
 e2e: $(DEV) torch system  ## run the tests of whole programs
 	@$(PYTEST) -m e2e

@@ -34,6 +34,9 @@ __all__ = ["command", "join_once"]
 
 JOIN_TIMEOUT_S = 300.0
 
+# Real agents have a process each. So many in one may dial at once without being late themselves.
+DIALING_MAX = 256
+
 # Sockets of the load generator, and some for everything else.
 SPARE_DESCRIPTORS = 256
 
@@ -96,8 +99,10 @@ def join_once(coordinators: Coordinators, nodes: int, loop: asyncio.AbstractEven
     """
     settings = RendezvousSettings(f"bench-{secrets.token_hex(4)}", nodes, nodes)
     endpoints, revision = coordinators
+    dialing = asyncio.Semaphore(DIALING_MAX)
     clients = [
-        _client(_rotated(endpoints, number), settings, number, loop) for number in range(nodes)
+        _client(_rotated(endpoints, number), settings, number, loop, dialing)
+        for number in range(nodes)
     ]
     before = revision() if revision is not None else 0
     began_s = time.monotonic()
@@ -134,6 +139,7 @@ def _client(
     settings: RendezvousSettings,
     number: int,
     loop: asyncio.AbstractEventLoop,
+    dialing: asyncio.Semaphore,
 ) -> Client:
     session = secrets.token_hex(8)
     node = NodeDesc(f"node{number}", os.getpid(), number, session)
@@ -150,7 +156,8 @@ def _client(
             settings.agreed,
         )
 
-    return Client(endpoints, hello, settings.keep_alive_interval.total_seconds(), loop=loop)
+    interval_s = settings.keep_alive_interval.total_seconds()
+    return Client(endpoints, hello, interval_s, loop=loop, dialing=dialing)
 
 
 @contextlib.contextmanager

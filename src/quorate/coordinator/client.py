@@ -16,7 +16,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.attachment import Attachment, Phase, unreachable
@@ -104,6 +104,8 @@ class Client:
             coordinator there.
         clock: The time.
         loop: The loop to live in; the process's own background loop by default.
+        dialing: How many of the clients that share it may dial at once: thousands in one loop
+            would keep each other from being connected in time.
     """
 
     def __init__(
@@ -114,7 +116,9 @@ class Client:
         host: Callable[[Endpoint], None] | None = None,
         clock: Clock | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        dialing: asyncio.Semaphore | None = None,
     ) -> None:
+        self._dialing = dialing or asyncio.Semaphore()
         self._endpoints = list(endpoints)
         self._make_hello = make_hello
         self._interval_s = interval_s
@@ -327,7 +331,8 @@ class Client:
     async def _dial(self, endpoint: Endpoint) -> _Connection | None:
         self.attachment.dialing()
         try:
-            return await self._connect(endpoint)
+            async with self._dialing:
+                return await self._connect(endpoint)
         except (OSError, UnicodeError) as error:
             why = _told(error)
         if self._host is not None:
@@ -347,14 +352,31 @@ class Client:
         failure: Exception = OSError(f"{endpoint.host} has no address")
         for family, _, _, _, sockaddr in found:
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    _, connection = await self._loop.create_connection(
-                        lambda: _Connection(self), str(sockaddr[0]), int(sockaddr[1]), family=family
-                    )
-                return connection
+                raw = await self._connected_socket(family, sockaddr)
             except OSError as error:
                 failure = error
+            else:
+                _, connection = await self._loop.create_connection(
+                    lambda: _Connection(self), sock=raw
+                )
+                return connection
         raise failure
+
+    async def _connected_socket(self, family: int, sockaddr: tuple[Any, ...]) -> socket.socket:
+        """Connect, in bounded time.
+
+        The bound ends here, before the first word: were a connection given up for lateness after
+        its hello, its orderly end would look like that of a process (R8).
+        """
+        raw = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            raw.setblocking(False)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._loop.sock_connect(raw, sockaddr)
+        except BaseException:
+            raw.close()
+            raise
+        return raw
 
     def _complain(self) -> None:
         """Say now and then that there is no coordinator (R16)."""

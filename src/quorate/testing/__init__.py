@@ -2,7 +2,8 @@
 
 `ManualClock`: time that the test moves. `FlakyBackend`: a backend with faults to a plan.
 `EtcdCluster`: members of etcd, to kill and to freeze. `RendezvousBackendSuite`, `StoreSuite`: the
-contracts; subclass them in a test file for pytest.
+contracts; subclass them in a test file for pytest. `SimWorld`: a whole run under faults, in one
+thread and in virtual time; `quorate.testing.sim` has more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     )
     from quorate.testing.clock import ManualClock
     from quorate.testing.etcd import EtcdCluster
+    from quorate.testing.sim.coordinated import SimWorld
     from quorate.testing.stores import StoreSuite
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "FlakyBackend",
     "ManualClock",
     "RendezvousBackendSuite",
+    "SimWorld",
     "StoreSuite",
 ]
 
@@ -38,6 +41,7 @@ HOMES = {
     "FlakyBackend": "quorate.testing.backends",
     "ManualClock": "quorate.testing.clock",
     "RendezvousBackendSuite": "quorate.testing.backends",
+    "SimWorld": "quorate.testing.sim.coordinated",
     "StoreSuite": "quorate.testing.stores",
 }
 
