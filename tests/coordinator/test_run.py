@@ -616,16 +616,23 @@ def test_a_pong_is_no_news() -> None:
     assert [type(message) for message in a.take()] == [Welcome]
 
 
-@pytest.mark.parametrize("way_out", ["leave", "success", "failure"])
-def test_a_join_that_is_held_ends_when_its_node_leaves(way_out: str) -> None:
+@pytest.mark.parametrize("outcome", [SUCCEEDED, FAILED])
+def test_r7_a_join_that_is_held_ends_when_its_node_is_made_to_leave(outcome: str) -> None:
     driver = Driver(2, 3)
     a, b, c = driver.world("a", "b", "c")
     a.join()
-    if way_out == "leave":
-        a.leave()
-    else:
-        a.close("over", SUCCEEDED if way_out == "success" else FAILED)
+    a.close("over", outcome)
     assert "has left the run" in a.last(Failed).message
     assert a.pending is None
     rejoin(b, c)
     assert sorted(places(b, c)) == [0, 1]
+
+
+def test_r7_who_leaves_is_told_nothing_of_a_join_that_was_held() -> None:
+    driver = Driver(2, 3)
+    a = driver.agent("a")
+    a.join(timeout_s=5)
+    a.leave()
+    a.take()
+    driver.let_pass(10)
+    assert a.take() == []

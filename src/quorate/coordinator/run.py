@@ -192,7 +192,9 @@ class Run:
     def leave(self, session: Session, request: Leave) -> None:
         """Let an agent leave (R7)."""
         reason = f"left: {_shortened(request.reason)}" if request.reason else "left"
-        self._let_go(session, reason)
+        self._withdraw(session, reason)
+        # Who leaves does not wait for a round any more: nobody is to be told how that ends.
+        session.join = None
         self._outbox.send(session.connection, Flag(request.id, True))
 
     def close(self, session: Session | None, connection: int, request: Close) -> None:
@@ -230,7 +232,7 @@ class Run:
         failed = self._failed_close
         if failed is None:
             failed = self._failed_close = _FailedClose(set(members) - {session.node})
-            awaited = [self.sessions[node].connection for node in failed.awaited]
+            awaited = [self.sessions[node].connection for node in members if node != session.node]
             self._outbox.send_all(awaited, Probe())
         failed.askers[session.node] = (session, request)
         failed.awaited.discard(session.node)
@@ -446,7 +448,7 @@ class Run:
         self._doubt_failed_close(session.node)
 
     def _let_go(self, session: Session, reason: str) -> None:
-        """Let a node leave; a join of it that is still held ends, nobody would wake it again."""
+        """Let a node leave that did not ask to; a join that is held would never be woken again."""
         self._withdraw(session, reason)
         if session.join is not None:
             self._answer(session, RendezvousError(f"{session.node} has left the run."))

@@ -1,0 +1,69 @@
+"""Many seeds in a row, and what came of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from quorate.testing.sim.coordinated import SimWorld
+from quorate.testing.sim.direct import DirectWorld
+from quorate.testing.sim.result import SimResult
+
+__all__ = ["WAYS", "Tally", "play"]
+
+WAYS: dict[str, type[SimWorld] | type[DirectWorld]] = {
+    "coordinated": SimWorld,
+    "direct": DirectWorld,
+}
+
+
+class Tally(NamedTuple):
+    """What came of the seeds of one way.
+
+    Args:
+        runs: How many runs were played.
+        nodes: How many nodes they began with, together.
+        rounds: How many rounds were completed.
+        seconds: How much virtual time has passed.
+        faults: How many faults were injected, by kind.
+        violations: The runs in which a rule was broken.
+    """
+
+    runs: int
+    nodes: int
+    rounds: int
+    seconds: float
+    faults: Counter[str]
+    violations: list[SimResult]
+
+
+def play(
+    way: str,
+    seeds: Iterable[int],
+    found: Callable[[SimResult], object] = lambda _: None,
+    events_max: int | None = 200,
+) -> Tally:
+    """Play every seed.
+
+    Args:
+        way: One of `WAYS`.
+        seeds: Which.
+        found: Told of every violation at once.
+        events_max: How many events a trace keeps; `None` for all.
+    """
+    runs = nodes = rounds = 0
+    seconds = 0.0
+    faults: Counter[str] = Counter()
+    violations = []
+    for seed in seeds:
+        result = WAYS[way](seed, events_max).run()
+        runs += 1
+        nodes += result.nodes
+        rounds += result.rounds
+        seconds += result.seconds
+        faults.update(result.faults)
+        if result.violation is not None:
+            violations.append(result)
+            found(result)
+    return Tally(runs, nodes, rounds, seconds, faults, violations)

@@ -1,0 +1,228 @@
+"""One life of a coordinator: the real engine in a shell of simulated sockets, timers and writes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from quorate.coordinator.engine import Batch, Engine
+from quorate.coordinator.outbox import Send
+from quorate.errors import RendezvousProtocolError
+from quorate.testing.sim.ledger import SimLedger
+from quorate.testing.sim.network import Connection, Ending, Network, Peer
+from quorate.testing.sim.process import Machine
+from quorate.testing.sim.schedule import Schedule
+from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
+from quorate.wire.messages import (
+    Hello,
+    Redirect,
+    Refused,
+    Reply,
+    decode_request,
+    encode,
+    failure,
+)
+
+__all__ = ["SimCoordinator", "Watcher"]
+
+TICK_S = 0.25
+COMMIT_RETRY_S = 1.0
+
+
+class Watcher(Protocol):
+    """Sees what a coordinator decides, and what it tells."""
+
+    def loaded(self, coordinator: SimCoordinator) -> None:
+        """Look at an engine that was just made of what is stored."""
+        ...
+
+    def before(self, coordinator: SimCoordinator) -> None:
+        """Look at the state before what has been handed in has its consequences."""
+        ...
+
+    def after(self, coordinator: SimCoordinator) -> None:
+        """Look at the state after that, before it is stored."""
+        ...
+
+    def telling(self, coordinator: SimCoordinator, connection: int, message: Reply) -> None:
+        """Look at a message that is let out."""
+        ...
+
+    def happened(self, coordinator: SimCoordinator, text: str) -> None:
+        """Look at a line of the coordinator's log."""
+        ...
+
+
+class SimCoordinator(Peer):
+    """A coordinator that listens on a machine; `start` loads the ledger.
+
+    Args:
+        schedule: The true time.
+        machine: Where it runs.
+        network: What carries its connections.
+        ledger: What it keeps its runs in.
+        watcher: Sees everything.
+        name: What it is called.
+
+    Attributes:
+        ledger: What it keeps its runs in.
+        engine: The real engine; `None` while another coordinator decides.
+        fence: What it was given with the seat, if there is one.
+        started_s: When it began to decide.
+        withheld: What may be let out once it is certain that nobody else decides.
+        readers: Puts together what arrives, by connection.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        machine: Machine,
+        network: Network,
+        ledger: SimLedger,
+        watcher: Watcher,
+        name: str,
+    ) -> None:
+        super().__init__(schedule, machine, network)
+        self.engine: Engine | None = None
+        self.name = name
+        self.fence = 0
+        self.started_s = schedule.now_s
+        self.ledger = ledger
+        self._watcher = watcher
+        self.readers: dict[int, FrameReader] = {}
+        self.withheld: list[Send] = []
+
+    def start(self) -> None:
+        """Listen, and decide."""
+        self.network.listeners[self.machine.name] = self
+        self.begin()
+        self.later(TICK_S, self._tick)
+
+    def connected(self, connection: Connection) -> None:
+        """See `Peer`."""
+        self.readers[connection.number] = FrameReader()
+        if self.engine is not None:
+            self.engine.opened(connection.number)
+
+    def received(self, connection: Connection, data: bytes) -> None:
+        """See `Peer`."""
+        reader = self.readers.get(connection.number)
+        if reader is None:
+            return
+        try:
+            for body in reader.feed(data):
+                message = decode_request(body)
+                if isinstance(message, Hello):
+                    reader.bytes_max = FRAME_BYTES_MAX
+                if self.engine is None:
+                    self._redirect(connection)
+                    return
+                self._watcher.before(self)
+                self.engine.receive(connection.number, message)
+                self._watcher.after(self)
+        except RendezvousProtocolError as error:
+            answer = failure(0, error)
+            connection.send(self, frame(encode(Refused(answer.code, answer.message))))
+            self._drop(connection, Ending.FINISH)
+
+    def ended(self, connection: Connection, ending: Ending) -> None:
+        """See `Peer`."""
+        if self.readers.pop(connection.number, None) is not None and self.engine is not None:
+            self.engine.closed(connection.number, ending is Ending.FINISH)
+
+    def turn_over(self) -> None:
+        """Store what is to be stored, and let out what may go."""
+        engine = self.engine
+        if engine is None:
+            return
+        self._watcher.before(self)
+        batch = engine.take_batch()
+        self._watcher.after(self)
+        self._send(engine.take_sends())
+        for _, text in engine.take_events():
+            self._watcher.happened(self, text)
+        if batch is not None:
+            self._store(batch)
+
+    def is_certain(self) -> bool:
+        """Return whether it is certain that nobody else decides (R17)."""
+        return True
+
+    def holder(self) -> str:
+        """Return where the coordinator is that decides, empty if none is known."""
+        return ""
+
+    def deposed(self) -> None:
+        """Note that another coordinator decides."""
+        raise AssertionError(f"{self.name} is alone and cannot be deposed")
+
+    def reaches_ledger(self) -> bool:
+        """Return whether writes get through."""
+        return True
+
+    def begin(self) -> None:
+        """Decide, or stand by until this may."""
+        self.decide()
+
+    def decide(self) -> None:
+        """Load what is stored, and decide from now on."""
+        self.started_s = self.schedule.now_s
+        self.engine = Engine(dict(self.ledger.records), self.machine, self._mint, self.name)
+        self._watcher.loaded(self)
+
+    def _mint(self) -> str:
+        return f"{self.schedule.random.getrandbits(32):08x}"
+
+    def tick(self) -> None:
+        """Let the engine's time pass."""
+        if self.engine is not None:
+            self.engine.tick(certain=self.is_certain())
+
+    def _tick(self) -> None:
+        self.tick()
+        self.later(TICK_S, self._tick)
+
+    def _store(self, batch: Batch) -> None:
+        def done(outcome: str) -> None:
+            engine = self.engine
+            if engine is None or engine is not writing:
+                return
+            if outcome == "stored":
+                engine.settle(batch)
+            elif outcome == "deposed":
+                self.deposed()
+            else:
+                self.later(COMMIT_RETRY_S, write)
+
+        def write() -> None:
+            if self.engine is writing and not self.reaches_ledger():
+                self.later(COMMIT_RETRY_S, write)
+            elif self.engine is writing:
+                self.ledger.commit(self, self.fence, batch.changes, done)
+
+        writing = self.engine
+        write()
+
+    def _send(self, sends: list[Send]) -> None:
+        self.withheld += sends
+        if not self.withheld or not self.is_certain():
+            return
+        sends, self.withheld = self.withheld, []
+        for send in sends:
+            data = frame(encode(send.message)) if send.message is not None else b""
+            for number in send.connections:
+                connection = self.connections.get(number)
+                if connection is None:
+                    continue
+                if send.message is not None:
+                    self._watcher.telling(self, number, send.message)
+                    connection.send(self, data)
+                if send.end:
+                    self._drop(connection, Ending.FINISH)
+
+    def _redirect(self, connection: Connection) -> None:
+        connection.send(self, frame(encode(Redirect(self.holder()))))
+        self._drop(connection, Ending.FINISH)
+
+    def _drop(self, connection: Connection, ending: Ending) -> None:
+        connection.end(self, ending)
+        self.ended(connection, Ending.RESET)

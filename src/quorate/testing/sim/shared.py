@@ -1,0 +1,99 @@
+"""The backend that all nodes of the direct way share, as one node reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quorate.backends.base import RendezvousBackend, Token
+from quorate.errors import RendezvousConnectionError
+from quorate.testing.sim.schedule import Schedule
+
+__all__ = ["NodeBackend", "SharedState"]
+
+
+class SharedState:
+    """Bytes with a version.
+
+    Args:
+        written: Told the writer, what was there before, and what is there now.
+
+    Attributes:
+        data: The bytes, `None` if there are none.
+        reachable: Whether anybody reaches it.
+        losing: How likely it is that a call loses its request or its reply.
+    """
+
+    def __init__(self, written: Callable[[object, bytes | None, bytes], None]) -> None:
+        self.data: bytes | None = None
+        self.reachable = True
+        self.losing = 0.0
+        self._written = written
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """The number of the last write; a loss counts as one, so that no token ever returns."""
+        return self._version
+
+    def write(self, writer: object, data: bytes) -> None:
+        """Replace the bytes."""
+        before, self.data = self.data, data
+        self._version += 1
+        self._written(writer, before, data)
+
+    def lose(self) -> None:
+        """Forget everything."""
+        self.data = None
+        self._version += 1
+
+
+class NodeBackend(RendezvousBackend):
+    """A `RendezvousBackend` that is polled, with faults in both directions.
+
+    Args:
+        schedule: The chance.
+        shared: What it reaches.
+        writer: Whose it is.
+
+    Attributes:
+        cut_off: Whether this node does not reach it.
+        losing_reply: Whether the next write is applied and looks as if it were not.
+    """
+
+    def __init__(self, schedule: Schedule, shared: SharedState, writer: object) -> None:
+        self.cut_off = False
+        self.losing_reply = False
+        self._schedule = schedule
+        self._shared = shared
+        self._writer = writer
+
+    @property
+    def name(self) -> str:
+        """See `RendezvousBackend`."""
+        return "simulated"
+
+    def get_state(self) -> tuple[bytes, Token] | None:
+        """See `RendezvousBackend`."""
+        self._pass(self._shared.losing)
+        if self._shared.data is None:
+            return None
+        return self._shared.data, self._shared.version
+
+    def set_state(
+        self, state: bytes, token: Token | None = None
+    ) -> tuple[bytes, Token, bool] | None:
+        """See `RendezvousBackend`."""
+        shared = self._shared
+        self._pass(shared.losing / 2)
+        expected = None if shared.data is None else shared.version
+        has_set = token == expected
+        if has_set:
+            shared.write(self._writer, state)
+        loses, self.losing_reply = self.losing_reply, False
+        self._pass(1.0 if loses else shared.losing / 2)
+        return None if shared.data is None else (shared.data, shared.version, has_set)
+
+    def _pass(self, losing: float) -> None:
+        unreachable = self.cut_off or not self._shared.reachable
+        if unreachable or (losing > 0 and self._schedule.chance(losing)):
+            raise RendezvousConnectionError("The simulated backend does not answer.")

@@ -1,0 +1,278 @@
+"""What is checked of a coordinator: that it stores before it tells, and whom it takes for lost."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import msgspec
+
+from quorate.codec import decode_state
+from quorate.coordinator.records import StoreResult, result_key, run_key
+from quorate.coordinator.run import Run
+from quorate.coordinator.store import ROUNDS_KEPT
+from quorate.core.node import NodeDesc
+from quorate.core.settings import RendezvousSettings
+from quorate.core.state import Place, RendezvousState, World, WorldName
+from quorate.errors import RendezvousClosedError, RendezvousError
+from quorate.testing.sim.agent import RUN, SimAgent
+from quorate.testing.sim.coordinator import SimCoordinator
+from quorate.testing.sim.ledger import SimLedger
+from quorate.testing.sim.rules import WorldRules, require
+from quorate.testing.sim.schedule import Schedule
+from quorate.testing.sim.trace import Trace
+from quorate.wire.messages import (
+    AddNumber,
+    Answer,
+    Changed,
+    Flag,
+    GetValue,
+    Joined,
+    Number,
+    Reply,
+    SetValue,
+    StoreChange,
+    Value,
+)
+
+__all__ = ["Watch"]
+
+LOST = re.compile(r"lost (\S+): (its process ended|it was silent)")
+
+# A silent connection is noticed after an interval; then it is dialled again, with pauses of up to
+# a second and a second's patience each time.
+REDIAL_S = 3.5
+
+# The coordinator ticks four times a second and looks for the silent once a second.
+TICKS_S = 1.5
+
+
+_Nodes = tuple[NodeDesc, ...]
+
+
+@lru_cache(maxsize=4)
+def _decoded(data: bytes) -> RendezvousState:
+    return decode_state(data)
+
+
+class Watch:
+    """Checks a coordinated run while it goes on.
+
+    Args:
+        schedule: The true time.
+        settings: The settings of the run.
+        trace: Where events are noted.
+
+    Attributes:
+        rules: What holds of worlds.
+        agents: All agents there ever were, by their nodes' names.
+        ledger: What the coordinators keep their runs in.
+    """
+
+    def __init__(self, schedule: Schedule, settings: RendezvousSettings, trace: Trace) -> None:
+        self.rules = WorldRules(settings, trace)
+        self.agents: dict[str, SimAgent] = {}
+        self.ledger = SimLedger(schedule, self._stored)
+        self._schedule = schedule
+        self._settings = settings
+        self._trace = trace
+        self._sums: set[tuple[WorldName, int]] = set()
+        self._adds: dict[WorldName, set[tuple[str, int]]] = {}
+        self._values: dict[tuple[SimAgent, WorldName], bytes] = {}
+        self._before: tuple[str, World | None, _Nodes, _Nodes] = ("", None, (), ())
+        self._blamed: dict[str, tuple[float, list[SimAgent]]] = {}
+        self._open_since: tuple[object, float] | None = None
+        self._called_since: tuple[object, float] | None = None
+
+    # What a coordinator does.
+
+    def loaded(self, coordinator: SimCoordinator) -> None:
+        """See `Watcher`: what was told to somebody is in what was loaded (R14)."""
+        self._open_since = self._called_since = None
+        self._trace.note(coordinator.name, "decides")
+
+    def before(self, coordinator: SimCoordinator) -> None:
+        """See `Watcher`."""
+        run = _run_of(coordinator)
+        if run is not None:
+            state = run.state
+            departed, kept = tuple(state.departed), tuple(state.survivors)
+            self._before = (state.epoch, state.world, departed, kept)
+
+    def after(self, coordinator: SimCoordinator) -> None:
+        """See `Watcher`: a world that was completed just now follows from the last."""
+        run = _run_of(coordinator)
+        if run is None:
+            return
+        state = run.state
+        epoch, world, departed, kept = self._before
+        if state.world is not None and state.world is not world:
+            last = world if epoch == state.epoch else None
+            self.rules.completed(last, departed, kept, state)
+        if not coordinator.is_certain():
+            self._open_since = self._called_since = None
+        elif state.agreed is not None:
+            self._bounded(coordinator, state)
+
+    def telling(self, coordinator: SimCoordinator, connection: int, message: Reply) -> None:
+        """See `Watcher`: whatever is told is stored (R14)."""
+        if isinstance(message, Joined):
+            world = message.place.world
+            require(world in self.rules.worlds, "R14", "{} was told, but is not stored", world)
+        elif isinstance(message, Changed) and message.closed:
+            state = self._state()
+            closed = state is not None and state.closed
+            require(closed, "R14", "agents hear that the run is closed, which is not stored")
+        elif isinstance(message, Number | Flag | Value):
+            self._answering(coordinator, connection, message)
+
+    def happened(self, coordinator: SimCoordinator, text: str) -> None:
+        """See `Watcher`: whoever is declared lost has given reason to (R9, R11)."""
+        self._trace.note(coordinator.name, "{}", text)
+        found = LOST.match(text)
+        if found is None:
+            return
+        agent = self.agents[found[1]]
+        decides = coordinator.fence == self.ledger.fence
+        require(decides, "R17", "{} was lost to one that does not decide", agent.node)
+        if found[2] == "its process ended":
+            require(not agent.alive, "R11", "{} was lost and has not ended", agent.node)
+        else:
+            self._was_silent(coordinator, agent)
+
+    def failing(self, reason: str, asker: SimAgent) -> None:
+        """Note who is dead as a member says that its job has failed: that is why it did (R7)."""
+        world = self.rules.worlds.get(asker.holding) if asker.holding is not None else None
+        members = world.members if world is not None else ()
+        agents = [self.agents[str(member)] for member in members]
+        dead = [agent for agent in agents if not agent.alive]
+        self._blamed[reason] = (self._schedule.now_s, dead)
+
+    # What agents hear.
+
+    def placed(self, agent: SimAgent, place: Place) -> None:
+        """See `Listener`."""
+        self._trace.note(str(agent.node), "has rank {} of {}", place.rank, place.world)
+        require(agent.settings == self._settings.agreed, "R13", "{} has other settings", agent.node)
+        self.rules.placed(agent.node, place)
+
+    def failed(self, agent: SimAgent, error: RendezvousError) -> None:
+        """See `Listener`."""
+        self._trace.note(str(agent.node), "{}: {}", type(error).__name__, error)
+        if isinstance(error, RendezvousClosedError):
+            told = error.reason in self.rules.may_close
+            require(told, "R7", "{} was turned away for {!r}", agent.node, error.reason)
+
+    def stored(self, agent: SimAgent, request: StoreChange | GetValue, answer: Answer) -> None:
+        """See `Listener`: every change was made once (R14)."""
+        world = WorldName(*request.space)
+        if isinstance(request, AddNumber) and isinstance(answer, Number):
+            key = (world, answer.value)
+            require(key not in self._sums, "R14", "two additions to {} gave {}", *key)
+            asked = len(self._adds[world])
+            require(
+                answer.value <= asked, "R14", "{} of {} additions in {}", answer.value, asked, world
+            )
+            self._sums.add(key)
+        elif isinstance(request, SetValue):
+            self._values[(agent, world)] = request.value
+        elif isinstance(request, GetValue) and isinstance(answer, Value):
+            value = self._values.get((agent, world))
+            same = value is None or answer.value == value
+            require(same, "R14", "{} set {} and got {}", agent.node, value, answer.value)
+
+    def asked(self, agent: SimAgent, request: StoreChange | GetValue) -> None:
+        """See `Listener`."""
+        if isinstance(request, AddNumber):
+            asked = self._adds.setdefault(WorldName(*request.space), set())
+            asked.add((agent.node.incarnation, request.id))
+
+    def _stored(self) -> None:
+        state = self._state()
+        if state is not None and state.agreed is not None:
+            self.rules.state(state)
+            if state.closed and state.world is not None:
+                self._no_symptom(state, state.world)
+
+    def _no_symptom(self, state: RendezvousState, world: World) -> None:
+        """Check that a failure has not closed the run that a loss had caused (R7).
+
+        Of a member whose last words were still on their way when it died, that is not promised.
+        """
+        asked_s, blamed = self._blamed.get(state.closed_reason, (0.0, []))
+        for agent in blamed:
+            counts = agent.node in world.members and agent.node not in state.finishing
+            spoke = agent.network.spoken_s.get(agent, 0.0) > asked_s
+            require(
+                not counts or spoke, "R7", "a symptom of {}'s loss has closed the run", agent.node
+            )
+
+    def _state(self) -> RendezvousState | None:
+        data = self.ledger.records.get(run_key(RUN))
+        return None if data is None else _decoded(data)
+
+    def _answering(
+        self, coordinator: SimCoordinator, connection: int, message: Number | Flag | Value
+    ) -> None:
+        agent = coordinator.connections[connection].client
+        assert isinstance(agent, SimAgent)
+        asking = agent.asking
+        if asking is None or asking.id != message.id or isinstance(asking, GetValue):
+            return
+        state = self._state()
+        newest = state.world if state is not None else None
+        if newest is None or newest.round - asking.space[1] >= ROUNDS_KEPT:
+            # The store was removed in the very batch that answers the last change of it.
+            return
+        data = self.ledger.records.get(result_key(RUN, agent.node.incarnation))
+        last = msgspec.msgpack.decode(data, type=StoreResult) if data else None
+        stored = last is not None and last.request_id >= message.id
+        require(stored, "R14", "{} is answered {}, which is not stored", agent.node, message)
+
+    def _was_silent(self, coordinator: SimCoordinator, agent: SimAgent) -> None:
+        for _, _, arguments in coordinator.backlog:
+            unread = bool(arguments) and getattr(arguments[0], "client", None) is agent
+            require(not unread, "R9", "{} was judged before it was read", agent.node)
+        now_s, network = self._schedule.now_s, coordinator.network
+        heard_s = network.arrived_s.get((agent, coordinator), coordinator.started_s)
+        silent_s = now_s - max(heard_s, coordinator.started_s)
+        least_s = self._settings.silence_s - TICKS_S
+        require(silent_s >= least_s, "R9", "{} was silent for {} s only", agent.node, silent_s)
+        calm_s = network.calm_s(agent.machine, coordinator.machine)
+        patience_s = self._settings.keep_alive_interval.total_seconds() + REDIAL_S
+        fine = agent.alive and not agent.frozen and calm_s > patience_s
+        require(not fine, "R11", "{} was lost though all was well for {} s", agent.node, calm_s)
+
+    def _bounded(self, coordinator: SimCoordinator, state: RendezvousState) -> None:
+        """Check that nobody waits longer than the regroup and the last call may take (R4, R10)."""
+        engine, timeout = coordinator.engine, self._settings.timeout
+        assert engine is not None
+        waits = bool(state.survivors) and not state.complete and not state.closed
+        self._open_since = _since(self._open_since, waits, state.name, engine.now_s)
+        if self._open_since is not None:
+            waited_s = engine.now_s - self._open_since[1]
+            limit_s = timeout.regroup.total_seconds() + TICKS_S
+            require(
+                waited_s <= limit_s, "R10", "waiting for {} since {} s", state.survivors, waited_s
+            )
+        calling = state.deadline is not None and not (state.closed or state.held or state.complete)
+        calling = calling and not state.survivors
+        self._called_since = _since(self._called_since, calling, state.deadline, engine.now_s)
+        if self._called_since is not None:
+            called_s = engine.now_s - self._called_since[1]
+            limit_s = timeout.last_call.total_seconds() + TICKS_S
+            require(called_s <= limit_s, "R4", "the last call lasts for {} s", called_s)
+        short = len(state.participants) < self._settings.min_nodes and not state.complete
+        require(not short or state.deadline is None, "R4", "a last call with too few nodes")
+
+
+def _run_of(coordinator: SimCoordinator) -> Run | None:
+    return None if coordinator.engine is None else coordinator.engine.runs.get(RUN)
+
+
+def _since(
+    known: tuple[object, float] | None, holds: bool, what: object, now_s: float
+) -> tuple[object, float] | None:
+    if not holds:
+        return None
+    return known if known is not None and known[0] == what else (what, now_s)

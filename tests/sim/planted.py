@@ -1,0 +1,358 @@
+"""Bugs that are planted into the real code, to see that the simulator finds them.
+
+    python -m tests.sim.planted --planted answered_before_stored --seeds 1-5000
+
+plays seeds until a rule is broken, and says which seed it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import msgspec
+
+from quorate.coordinator import run as run_module
+from quorate.coordinator.engine import Engine, EngineClock
+from quorate.coordinator.run import Run
+from quorate.coordinator.store import RunStore
+from quorate.core import completion, ops, transitions
+from quorate.core.action import Action, Decision
+from quorate.core.state import World, capacity
+from quorate.errors import RendezvousConnectionError
+from quorate.holder import BackendRendezvousStateHolder
+from quorate.testing.sim import SimResult
+from quorate.testing.sim.campaign import WAYS
+from quorate.wire.messages import Flag
+
+__all__ = ["PLANTED", "Planted", "first_violation"]
+
+
+def instead(owner: Any, name: str, make: Callable[[Any], Any]) -> AbstractContextManager[Any]:
+    """Put what `make` makes of the real thing in its place."""
+    return patch.object(owner, name, make(getattr(owner, name)))
+
+
+@contextmanager
+def dead_member_deleted() -> Iterator[None]:
+    """A dead member is deleted from a completed world."""
+
+    def make(real: Any) -> Any:
+        def withdraw(state: Any, settings: Any, node: Any, reason: str, observer: Any) -> None:
+            real(state, settings, node, reason, observer)
+            if state.complete and state.world is not None:
+                pairs = zip(state.world.members, state.world.profiles, strict=True)
+                kept = [pair for pair in pairs if pair[0] != node]
+                members, profiles = zip(*kept, strict=True)
+                state.world = msgspec.structs.replace(
+                    state.world, members=members, profiles=profiles
+                )
+                state.participants = {member: rank for rank, member in enumerate(members)}
+                state.departed.pop(node, None)
+
+        return withdraw
+
+    with instead(run_module, "withdraw", make):
+        yield
+
+
+@contextmanager
+def world_of_what_is_left() -> Iterator[None]:
+    """A member computes its world from what is left of it when it asks."""
+
+    def _place(self: Run, node: Any) -> Any:
+        world = self.state.world
+        assert world is not None
+        left = tuple(member for member in world.members if member in self.state.participants)
+        profiles = tuple(self.state.profiles[member] for member in left)
+        return World(world.epoch, world.round, left, profiles).places()[node]
+
+    with patch.object(Run, "_place", _place):
+        yield
+
+
+@contextmanager
+def wall_clocks_compared() -> Iterator[None]:
+    """The stamps of other machines are compared with the own wall clock."""
+
+    def _silent_nodes(self: Any) -> list[Any]:
+        now, silence_s = self._clock.now(), self._settings.silence_s
+        beats = self.state.last_heartbeats.items()
+        return [node for node, beat in beats if (now - beat).total_seconds() >= silence_s]
+
+    with patch.object(BackendRendezvousStateHolder, "_silent_nodes", _silent_nodes):
+        yield
+
+
+@contextmanager
+def answered_before_stored() -> Iterator[None]:
+    """Agents are answered before the state is stored."""
+
+    def make(real: Any) -> Any:
+        def take_batch(self: Any) -> Any:
+            batch = real(self)
+            if batch is not None:
+                self._ready += batch.sends
+                batch.sends.clear()
+            return batch
+
+        return take_batch
+
+    with instead(Engine, "take_batch", make):
+        yield
+
+
+@contextmanager
+def stale_incarnation_accepted() -> Iterator[None]:
+    """A new life of a node does not take the place of the former one."""
+
+    def make(real: Any) -> Any:
+        def admit(ctx: Any) -> None:
+            ctx.state.identities.pop(ctx.profile.node_id, None)
+            real(ctx)
+
+        return admit
+
+    with instead(transitions, "admit", make), instead(run_module, "admit", make):
+        yield
+
+
+@contextmanager
+def round_number_reused() -> Iterator[None]:
+    """The number of a round is used again for the next one."""
+
+    def make(real: Any) -> Any:
+        def _open_next_round(state: Any, observer: Any) -> None:
+            real(state, observer)
+            state.round -= 1
+
+        return _open_next_round
+
+    with instead(transitions, "_open_next_round", make):
+        yield
+
+
+@contextmanager
+def store_change_made_twice() -> Iterator[None]:
+    """A change whose answer was lost is made again when it is asked for again."""
+
+    def make(real: Any) -> Any:
+        def _change(self: Any, connection: int, session: str, request: Any, keyspace: Any) -> None:
+            self._results.pop(session, None)
+            real(self, connection, session, request, keyspace)
+
+        return _change
+
+    with instead(RunStore, "_change", make):
+        yield
+
+
+@contextmanager
+def lost_reply_written_again() -> Iterator[None]:
+    """A write whose reply was lost is written again, over whatever is there by then."""
+
+    def make(real: Any) -> Any:
+        def _exchange(self: Any) -> Any:
+            if getattr(self, "unsure", False):
+                self.unsure = False
+                found = self._backend.get_state()
+                self._token, self._dirty = found and found[1], True
+            wrote = self._dirty
+            try:
+                return real(self)
+            except RendezvousConnectionError:
+                self.unsure = wrote
+                raise
+
+        return _exchange
+
+    with instead(BackendRendezvousStateHolder, "_exchange", make):
+        yield
+
+
+@contextmanager
+def timeout_closes_the_run() -> Iterator[None]:
+    """A latecomer whose time is over closes the run."""
+
+    def _timed_out(ctx: Any, deadline: float) -> Decision:
+        return Decision(Action.MARK_RENDEZVOUS_CLOSED, f"{ctx.node} timed out", "timeout")
+
+    with patch.object(ops, "_timed_out", _timed_out):
+        yield
+
+
+@contextmanager
+def gap_in_the_ranks() -> Iterator[None]:
+    """The ranks of a world that has regrouped are not contiguous."""
+
+    def make(real: Any) -> Any:
+        def places(self: World) -> Any:
+            found = real(self)
+            last = self.members[-1]
+            if self.round > 0:
+                found[last] = msgspec.structs.replace(found[last], rank=len(self.members))
+            return found
+
+        return places
+
+    with instead(World, "places", make):
+        yield
+
+
+@contextmanager
+def parked_join_never_woken() -> Iterator[None]:
+    """Those who wait in line are not looked at when a place falls free."""
+    with patch.object(Run, "_move_line", lambda self: None):
+        yield
+
+
+@contextmanager
+def judges_before_it_reads() -> Iterator[None]:
+    """A coordinator that was frozen counts the time in which it could not read."""
+
+    def advance(self: Any, stalled: bool) -> bool:
+        read_s = self._clock.monotonic()
+        self._now_s += read_s - self._read_s
+        self._read_s = read_s
+        return True
+
+    with patch.object(EngineClock, "advance", advance):
+        yield
+
+
+@contextmanager
+def epoch_used_again() -> Iterator[None]:
+    """A run that begins anew after its journal was lost has the epoch of the former one."""
+
+    def make(real: Any) -> Any:
+        def __init__(
+            self: Any, records: Any, clock: Any, mint: Any, name: str = "coordinator"
+        ) -> None:
+            real(self, records, clock, lambda: "epoch", name)
+
+        return __init__
+
+    with instead(Engine, "__init__", make):
+        yield
+
+
+@contextmanager
+def judges_without_the_seat() -> Iterator[None]:
+    """A coordinator declares nodes lost that have moved to the one that decides now."""
+
+    def make(real: Any) -> Any:
+        def tick(self: Any, certain: bool = True) -> None:
+            real(self, True)
+
+        return tick
+
+    with instead(Engine, "tick", make):
+        yield
+
+
+@contextmanager
+def survivors_behind_newcomers() -> Iterator[None]:
+    """Ranks are given afresh in every round."""
+    from quorate.core import ranking
+
+    policies = {**ranking._POLICIES, "stable": ranking._POLICIES["sorted"]}
+    with patch.object(ranking, "_POLICIES", policies):
+        yield
+
+
+@contextmanager
+def stragglers_waited_for() -> Iterator[None]:
+    """Members that do not come back to regroup keep their places for ever."""
+    with patch.object(run_module, "regroup_over", lambda ctx: False):
+        yield
+
+
+@contextmanager
+def failure_closes_at_once() -> Iterator[None]:
+    """A job that has failed closes the run without asking who else is there."""
+
+    def _hold_failed_close(self: Any, session: Any, request: Any, symptom: bool) -> None:
+        self._close(request.reason)
+        self._outbox.send(session.connection, Flag(request.id, True))
+
+    with patch.object(Run, "_hold_failed_close", _hold_failed_close):
+        yield
+
+
+@contextmanager
+def places_not_kept() -> Iterator[None]:
+    """Newcomers take the places of survivors that are on their way."""
+
+    def room(state: Any, settings: Any) -> int:
+        return capacity(state, settings) - len(state.participants)
+
+    with patch.object(completion, "room", room), patch.object(ops, "room", room):
+        yield
+
+
+class Planted(NamedTuple):
+    """A planted bug.
+
+    Args:
+        way: Which way of running it is looked for in.
+        plant: Plants it.
+        rules: Which rules it may be found by.
+        seed: The first seed, from 1 on, that finds it.
+    """
+
+    way: str
+    plant: Callable[[], AbstractContextManager[None]]
+    rules: tuple[str, ...]
+    seed: int
+
+
+PLANTED = {
+    "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1",), 2),
+    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 95),
+    "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
+    "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
+    "stale_incarnation_accepted": Planted("coordinated", stale_incarnation_accepted, ("R12",), 4),
+    "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 1),
+    "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 9),
+    "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 2),
+    "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 12),
+    "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 1),
+    "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 1),
+    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 13),
+    "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 22),
+    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 455),
+    "survivors_behind_newcomers": Planted("coordinated", survivors_behind_newcomers, ("R3",), 6),
+    "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 15),
+    "places_not_kept": Planted("coordinated", places_not_kept, ("R5",), 2),
+    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 8),
+}
+
+
+def first_violation(name: str, first: int, last: int) -> SimResult | None:
+    """Play seeds with a bug planted until a rule is broken."""
+    planted = PLANTED[name]
+    with planted.plant():
+        for seed in range(first, last + 1):
+            result = WAYS[planted.way](seed).run()
+            if result.violation is not None:
+                return result
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--planted", choices=sorted(PLANTED), action="append")
+    parser.add_argument("--seeds", default="1-5000")
+    given = parser.parse_args()
+    first, last = map(int, given.seeds.split("-"))
+    for name in given.planted or PLANTED:
+        found = first_violation(name, first, last)
+        seen = "not found" if found is None else f"seed {found.seed}: {found.violation}"
+        print(f"{name}: {seen[:200]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The simulator: whole runs keep the rules, a seed replays to the byte, the command reports."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from quorate.testing.sim import DirectWorld, SimResult, SimWorld
+from quorate.testing.sim.campaign import WAYS, play
+
+SEEDS = 60
+SEEDS_OF_CI = 500
+
+FAULTS = {
+    "coordinated": ["killed", "frozen", "half open", "(up)", "journal lost", "etcd", "close"],
+    "direct": ["killed", "frozen", "reply to a write lost", "state lost", "unreachable", "close"],
+}
+
+COMMAND = [sys.executable, "-m", "quorate.testing.sim"]
+
+
+def explained(violations: list[SimResult]) -> str:
+    """Return how to see the violations again."""
+    return "\n".join(f"{each.way} seed {each.seed}: {each.violation}" for each in violations)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_rules_hold(way: str) -> None:
+    tally = play(way, range(1, SEEDS + 1))
+    assert not tally.violations, explained(tally.violations)
+    assert tally.rounds > tally.runs, "the runs complete rounds, most of them several"
+    kinds = " ".join(tally.faults)
+    for kind in FAULTS[way]:
+        assert kind in kinds, "what never happens is not tested"
+
+
+@pytest.mark.sim
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", WAYS)
+def test_the_rules_hold_at_length(way: str) -> None:
+    tally = play(way, range(1000, 1000 + SEEDS_OF_CI))
+    assert not tally.violations, explained(tally.violations)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_seed_replays_to_the_byte(way: str) -> None:
+    program = (
+        "from quorate.testing.sim.campaign import WAYS\n"
+        f"world = WAYS[{way!r}](11, None)\n"
+        "world.run()\n"
+        "print('\\n'.join(world.trace.lines()))\n"
+    )
+    digests = set()
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        output = subprocess.check_output([sys.executable, "-c", program], env=environment)
+        assert len(output) > 1000
+        digests.add(hashlib.sha256(output).hexdigest())
+    assert len(digests) == 1
+
+
+def test_seeds_differ() -> None:
+    for make in (SimWorld, DirectWorld):
+        one, other = make(1, None), make(2, None)
+        one.run()
+        other.run()
+        assert one.trace.lines() != other.trace.lines()
+
+
+def test_the_command_prints_what_was_played() -> None:
+    output = subprocess.check_output([*COMMAND, "--seeds", "1-3"], text=True)
+    assert "coordinated: 3 runs" in output
+    assert "direct: 3 runs" in output
+    assert "0 violations" in output
+
+
+def test_the_command_refuses_what_it_does_not_know() -> None:
+    for wrong in (["--ways", "sideways"], ["--seeds", "many"]):
+        done = subprocess.run([*COMMAND, *wrong], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert wrong[1] in done.stderr

@@ -1,0 +1,62 @@
+"""The backend of the direct way: compare and set, with requests and replies that get lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from quorate.errors import RendezvousConnectionError
+from quorate.testing.sim.schedule import Schedule
+from quorate.testing.sim.shared import NodeBackend, SharedState
+
+
+@pytest.fixture
+def shared() -> SharedState:
+    return SharedState(lambda writer, before, data: None)
+
+
+def node(shared: SharedState, name: str) -> NodeBackend:
+    return NodeBackend(Schedule(1), shared, name)
+
+
+def test_only_the_newest_token_writes(shared: SharedState) -> None:
+    a, b = node(shared, "a"), node(shared, "b")
+    assert a.get_state() is None
+    written = a.set_state(b"1")
+    assert written is not None
+    assert written[2]
+    refused = b.set_state(b"2")
+    assert refused == (b"1", written[1], False)
+    again = b.set_state(b"2", written[1])
+    assert again is not None
+    assert again[2]
+    assert a.get_state() == again[:2]
+
+
+def test_a_token_of_before_a_loss_matches_nothing(shared: SharedState) -> None:
+    a = node(shared, "a")
+    written = a.set_state(b"1")
+    assert written is not None
+    shared.lose()
+    assert a.set_state(b"2", written[1]) is None
+    assert a.get_state() is None
+
+
+def test_a_write_whose_reply_is_lost_is_applied(shared: SharedState) -> None:
+    a = node(shared, "a")
+    a.losing_reply = True
+    with pytest.raises(RendezvousConnectionError):
+        a.set_state(b"1")
+    found = a.get_state()
+    assert found is not None
+    assert found[0] == b"1"
+
+
+def test_who_is_cut_off_reaches_nothing(shared: SharedState) -> None:
+    a, b = node(shared, "a"), node(shared, "b")
+    a.cut_off = True
+    with pytest.raises(RendezvousConnectionError):
+        a.set_state(b"1")
+    assert b.get_state() is None
+    shared.reachable = False
+    with pytest.raises(RendezvousConnectionError):
+        b.get_state()
