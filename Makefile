@@ -29,7 +29,7 @@ test: $(DEV) torch system  ## run every test
 	@$(PYTEST)
 
 unit: $(DEV)  ## run the quick tests: no whole programs, long simulations, torch, etcd
-	@$(PYTEST) -m "not e2e and not sim and not torch and not etcd"
+	@$(PYTEST) -n 2 -m "not e2e and not sim and not torch and not etcd"
 
 e2e: $(DEV) torch system  ## run the tests of whole programs
 	@$(PYTEST) -m e2e
