@@ -292,8 +292,6 @@ class Agent:
     def _leave(self, reason: str) -> None:
         try:
             self._handler.leave(reason)
-        except NotImplementedError:
-            return
         except RendezvousError as error:
             self._say(f"could not leave in an orderly way: {error}")
 
