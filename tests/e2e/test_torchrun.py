@@ -165,6 +165,7 @@ def test_a_spare_is_promoted_and_one_that_is_not_needed_exits_with_0(
     first, second = torch_cluster.agents(2, "2")
     spares = [torch_cluster.torchrun("2") for _ in range(2)]
     torch_cluster.wait_for_nodes("spare", 2)
+    first.trains(2)
     killed_at_s = torch_cluster.kill_machine(second)
     assert first.world(1).at_s - killed_at_s < REGROUPED_WITHIN_S
     wait_until(lambda: any(spare.worlds for spare in spares), what="a spare to be promoted")

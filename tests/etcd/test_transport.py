@@ -216,6 +216,16 @@ def test_closing_a_stream_ends_its_reader(
     stream.release()
 
 
+def test_a_stream_that_has_ended_can_still_be_closed(
+    serve: Callable[[Handler], Peer], transport: HttpTransport
+) -> None:
+    peer = serve(answering(CHUNKED, chunk(b"{}\n"), END))
+    stream = stream_of(transport, peer, silence_s=600.0)
+    assert list(stream.lines()) == [b"{}"]
+    stream.close()
+    stream.release()
+
+
 def test_a_stream_that_is_refused_is_an_answer(
     serve: Callable[[Handler], Peer], transport: HttpTransport
 ) -> None:

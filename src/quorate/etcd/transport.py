@@ -244,8 +244,9 @@ class HttpStream:
     def close(self) -> None:
         """See `Stream`."""
         self._closed.set()
-        # Whoever reads is woken by this, and releases the connection itself.
-        with contextlib.suppress(HTTPError, OSError, ValueError):
+        # Whoever reads is woken by this, and releases the connection itself. That it may have done
+        # already, at the end of the answer: urllib3 raises RuntimeError then.
+        with contextlib.suppress(HTTPError, OSError, ValueError, RuntimeError):
             self._response.shutdown()
 
     def release(self) -> None:
