@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from quorate.core.settings import RendezvousSettings as RendezvousSettings
     from quorate.core.settings import RendezvousTimeout as RendezvousTimeout
     from quorate.core.state import World as World
+    from quorate.errors import RendezvousAuthenticationError as RendezvousAuthenticationError
     from quorate.errors import RendezvousClosedError as RendezvousClosedError
     from quorate.errors import RendezvousConnectionError as RendezvousConnectionError
     from quorate.errors import RendezvousError as RendezvousError
@@ -48,6 +49,7 @@ _HOMES = {
     "quorate.core.settings": ("RendezvousSettings", "RendezvousTimeout"),
     "quorate.core.state": ("World",),
     "quorate.errors": (
+        "RendezvousAuthenticationError",
         "RendezvousClosedError",
         "RendezvousConnectionError",
         "RendezvousError",

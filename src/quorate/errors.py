@@ -11,6 +11,7 @@
      ├── RendezvousSettingsError        configuration is wrong, or differs from the run's (R13)
      ├── RendezvousReplacedError        a newer incarnation of this node took its place (R12)
      ├── RendezvousLimitError           a limit of the coordinator was reached (R15)
+     ├── RendezvousAuthenticationError  a token is missing, wrong, or not proved (R15)
      └── RendezvousGracefulExitError    a spare is not needed any more: leave, and exit 0
 
 The names are PyTorch's where PyTorch has one. Every message says what happened, why, and what
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 __all__ = [
+    "RendezvousAuthenticationError",
     "RendezvousClosedError",
     "RendezvousConnectionError",
     "RendezvousDeposedError",
@@ -109,6 +111,12 @@ class RendezvousLimitError(RendezvousError):
     """The coordinator refused a request that would exceed one of its limits."""
 
     exit_code = 78
+
+
+class RendezvousAuthenticationError(RendezvousError):
+    """One side does not know the token that the other one asks for, or not the operators'."""
+
+    exit_code = 79
 
 
 class RendezvousGracefulExitError(RendezvousError):

@@ -25,6 +25,7 @@ from quorate.wire.messages import (
     ROLE_AGENT,
     TEXT_CHARACTERS_MAX,
     AddNumber,
+    Challenge,
     Changed,
     CheckKeys,
     Close,
@@ -44,6 +45,8 @@ from quorate.wire.messages import (
     Ping,
     Pong,
     Probe,
+    Proof,
+    Proven,
     Refused,
     Report,
     SetValue,
@@ -55,6 +58,7 @@ from quorate.wire.messages import (
     WorldRecord,
     decode_reply,
     decode_request,
+    decode_word,
     encode,
     error_of,
     failure,
@@ -101,6 +105,8 @@ REPLIES: list[Any] = [
     Probe(),
     Changed(2, "lost", True, "done", True),
     Waiting("min_nodes", "waiting", 1.5),
+    Challenge(b"nonce"),
+    Proven(b"mac"),
 ]
 # A coordinator that was deposed ends: no agent is answered with that.
 ERRORS = [
@@ -115,6 +121,18 @@ ERRORS = [
 @pytest.mark.parametrize("message", REQUESTS, ids=lambda message: type(message).__name__)
 def test_requests_come_back_as_they_went(message: Any) -> None:
     assert decode_request(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "message", [*REQUESTS, Proof(b"nonce", b"mac")], ids=lambda message: type(message).__name__
+)
+def test_words_are_requests_and_proofs(message: Any) -> None:
+    assert decode_word(encode(message)) == message
+
+
+def test_a_proof_is_no_request() -> None:
+    with pytest.raises(RendezvousProtocolError):
+        decode_request(encode(Proof(b"nonce", b"mac")))
 
 
 @pytest.mark.parametrize("message", REPLIES, ids=lambda message: type(message).__name__)
@@ -132,7 +150,7 @@ def test_r15_no_prefix_of_a_request_is_a_request(message: Any) -> None:
 
 @given(st.binary(max_size=80))
 def test_r15_any_bytes_are_a_message_or_a_protocol_error(body: bytes) -> None:
-    for decode in (decode_request, decode_reply):
+    for decode in (decode_request, decode_word, decode_reply):
         with contextlib.suppress(RendezvousProtocolError):
             assert isinstance(decode(body), msgspec.Struct)
 

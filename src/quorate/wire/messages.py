@@ -6,7 +6,7 @@ a new connection; the answer carries it back. Messages without an `id` are not a
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import msgspec
 
@@ -14,6 +14,7 @@ from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import AgreedSettings
 from quorate.core.state import Place, World
 from quorate.errors import (
+    RendezvousAuthenticationError,
     RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousDeposedError,
@@ -32,6 +33,7 @@ __all__ = [
     "FAILED",
     "SUCCEEDED",
     "AddNumber",
+    "Challenge",
     "Changed",
     "CheckKeys",
     "Close",
@@ -51,6 +53,9 @@ __all__ = [
     "Ping",
     "Pong",
     "Probe",
+    "Proof",
+    "Proven",
+    "Push",
     "Redirect",
     "Refused",
     "Report",
@@ -60,9 +65,11 @@ __all__ = [
     "WaitKeys",
     "Waiting",
     "Welcome",
+    "Word",
     "WorldRecord",
     "decode_reply",
     "decode_request",
+    "decode_word",
     "encode",
     "error_of",
     "failure",
@@ -76,6 +83,10 @@ Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e12)]
 
 FAILED = "failed"
 SUCCEEDED = "succeeded"
+
+# The code of the one refusal, beside that of a protocol error, that counts without a proof.
+AUTHENTICATION = "authentication"
+PROTOCOL = "protocol"
 
 ROLE_AGENT = "agent"
 ROLE_STORE = "store"
@@ -158,6 +169,18 @@ class Finish(_Message, tag=7):
     """Say that the node's work is done: it will not come back, and nobody need regroup (R7)."""
 
     id: int
+
+
+class Proof(_Message, tag=8):
+    """The answer to a challenge: that the sender of the hello knows the token, see `proof`.
+
+    Args:
+        nonce: Random bytes of the sender's own, `quorate.wire.proof.NONCE_BYTES`.
+        mac: What only a holder of the token can compute.
+    """
+
+    nonce: bytes
+    mac: bytes
 
 
 class SetValue(_Message, tag=10):
@@ -345,14 +368,29 @@ class Waiting(_Message, tag=43):
     since_s: float
 
 
+class Challenge(_Message, tag=45):
+    """The coordinator has a token: the hello counts once a `Proof` for this nonce has come."""
+
+    nonce: bytes
+
+
+class Proven(_Message, tag=46):
+    """The proof was right, and this is the coordinator's own; all that follows is its word."""
+
+    mac: bytes
+
+
 StoreChange: TypeAlias = SetValue | AddNumber | CompareSet | DeleteKey
 StoreRequest: TypeAlias = StoreChange | GetValue | WaitKeys | CheckKeys | CountKeys
 Request: TypeAlias = Hello | Join | Leave | Close | Finish | GetWorld | Ping | StoreRequest | Status
+Word: TypeAlias = Request | Proof
 Answer: TypeAlias = Joined | Failed | Flag | Number | Value | WorldRecord | Report
-Reply: TypeAlias = Welcome | Refused | Answer | Pong | Probe | Changed | Waiting | Redirect
+Push: TypeAlias = Probe | Changed | Waiting | Redirect
+Reply: TypeAlias = Challenge | Proven | Welcome | Refused | Answer | Pong | Push
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)
+_word_decoder = msgspec.msgpack.Decoder(Word)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
 
 _ERRORS: dict[str, type[RendezvousError]] = {
@@ -361,18 +399,19 @@ _ERRORS: dict[str, type[RendezvousError]] = {
     "store_timeout": StoreTimeoutError,
     "connection": RendezvousConnectionError,
     "deposed": RendezvousDeposedError,
-    "protocol": RendezvousProtocolError,
+    PROTOCOL: RendezvousProtocolError,
     "state": RendezvousStateError,
     "settings": RendezvousSettingsError,
     "replaced": RendezvousReplacedError,
     "limit": RendezvousLimitError,
+    AUTHENTICATION: RendezvousAuthenticationError,
     "graceful_exit": RendezvousGracefulExitError,
     "error": RendezvousError,
 }
 _CODES = {error: code for code, error in _ERRORS.items()}
 
 
-def encode(message: Request | Reply) -> bytes:
+def encode(message: Word | Reply) -> bytes:
     """Return the body that carries a message."""
     return _encoder.encode(message)
 
@@ -383,10 +422,16 @@ def decode_request(body: bytes) -> Request:
     Raises:
         RendezvousProtocolError: It is not a request of this protocol.
     """
-    try:
-        return cast(Request, _request_decoder.decode(body))
-    except msgspec.MsgspecError as error:
-        raise RendezvousProtocolError(f"The peer sent a malformed request: {error}.") from error
+    return cast(Request, _decoded(body, _request_decoder))
+
+
+def decode_word(body: bytes) -> Word:
+    """Return what somebody sent who may still have to prove that it knows the token.
+
+    Raises:
+        RendezvousProtocolError: It is neither a request of this protocol nor a proof.
+    """
+    return cast(Word, _decoded(body, _word_decoder))
 
 
 def decode_reply(body: bytes) -> Reply:
@@ -401,6 +446,13 @@ def decode_reply(body: bytes) -> Reply:
         raise RendezvousProtocolError(
             f"The coordinator sent a malformed reply: {error}. Run the same release everywhere."
         ) from error
+
+
+def _decoded(body: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> object:
+    try:
+        return decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise RendezvousProtocolError(f"The peer sent a malformed request: {error}.") from error
 
 
 def failure(request_id: int, error: RendezvousError) -> Failed:
