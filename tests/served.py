@@ -19,20 +19,25 @@ from typing import Any, TypeVar
 from quorate.api import RendezvousParameters
 from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
 from quorate.coordinator.client import Client
+from quorate.coordinator.door import Keys
 from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.server import CoordinatorServer
 from quorate.core.settings import PROTOCOL_VERSION
+from quorate.credentials import Secrets, Token
 from quorate.identity import Endpoint
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     ROLE_OPERATOR,
     ROLE_STORE,
+    Challenge,
     Hello,
+    Proof,
     Reply,
-    Request,
+    Word,
     decode_reply,
     encode,
 )
+from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of
 
 LOOPBACK = "127.0.0.1"
 PATIENCE_S = 10.0
@@ -59,10 +64,11 @@ class ThreadedCoordinator:
         port: int = 0,
         idle_exit_s: float | None = None,
         seat: Seat | None = None,
+        keys: Keys | None = None,
     ) -> None:
         listener = socket.create_server((LOOPBACK, port), backlog=100)
         self.endpoint = Endpoint(LOOPBACK, listener.getsockname()[1])
-        self.server = CoordinatorServer([listener], ledger, idle_exit_s, seat=seat)
+        self.server = CoordinatorServer([listener], ledger, idle_exit_s, seat=seat, keys=keys)
         self.error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = threading.Event()
@@ -139,7 +145,7 @@ class RawPeer:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def say(self, *messages: Request) -> None:
+    def say(self, *messages: Word) -> None:
         """Send messages in one piece."""
         self.socket.sendall(b"".join(frame(encode(message)) for message in messages))
 
@@ -154,6 +160,14 @@ class RawPeer:
                 return None
             self._bodies += self._reader.feed(data)
         return decode_reply(self._bodies.pop(0))
+
+    def knock(self, secret: bytes, hello: Hello) -> Proof:
+        """Say hello and prove that it knows a secret; return the proof."""
+        self.say(hello)
+        said = Transcript(self.read_until(Challenge).nonce, bytes(NONCE_BYTES), encode(hello))
+        proof = Proof(said.client_nonce, mac_of(secret, Side.CLIENT, said))
+        self.say(proof)
+        return proof
 
     def read_until(self, kind: type[Kind]) -> Kind:
         """Return the next message of a kind."""
@@ -257,6 +271,11 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+def token(*secrets: bytes) -> Token:
+    """Return a token that stands in no file."""
+    return Token(Secrets(*secrets))
 
 
 def operator_hello(endpoint: Endpoint | None = None, local_addr: str = "") -> Hello:

@@ -14,9 +14,12 @@ from quorate.coordinator.attachment import (
     Phase,
     unreachable,
 )
+from quorate.coordinator.door import Door, Keys
 from quorate.core.node import NodeProfile
 from quorate.core.state import Place
+from quorate.credentials import Secrets, Token
 from quorate.errors import (
+    RendezvousAuthenticationError,
     RendezvousConnectionError,
     RendezvousProtocolError,
     RendezvousReplacedError,
@@ -25,6 +28,7 @@ from quorate.errors import (
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     ROLE_AGENT,
+    Challenge,
     Changed,
     Failed,
     Flag,
@@ -35,6 +39,8 @@ from quorate.wire.messages import (
     Ping,
     Pong,
     Probe,
+    Proof,
+    Proven,
     Redirect,
     Refused,
     Reply,
@@ -42,9 +48,11 @@ from quorate.wire.messages import (
     SetValue,
     Waiting,
     Welcome,
-    decode_request,
+    Word,
+    decode_word,
     encode,
 )
+from quorate.wire.proof import NONCE_BYTES
 
 INTERVAL_S = 4.0
 ADDR = "192.0.2.1"
@@ -67,9 +75,9 @@ def attached(now_s: float = 0.0) -> Attachment:
     return attachment
 
 
-def said(attachment: Attachment) -> list[Request]:
+def said(attachment: Attachment) -> list[Word]:
     bodies = FrameReader(FRAME_BYTES_MAX).feed(attachment.take_output())
-    return [decode_request(body) for body in bodies]
+    return [decode_word(body) for body in bodies]
 
 
 def tell(attachment: Attachment, *replies: Reply, now_s: float = 0.0) -> None:
@@ -387,3 +395,219 @@ class TestEnding:
         assert attachment.phase is Phase.ENDED
         assert not attachment.tick(100.0)
         assert said(attachment) == []
+
+
+OURS, OTHER = b"o" * 16, b"x" * 16
+HERE = Welcome(1, "here", False)
+
+
+class TestToken:
+    """R15: with a token it takes a coordinator's word once that has proved that it knows it."""
+
+    def make(self, *secrets: bytes, connected: bool = True) -> Attachment:
+        token = Token(Secrets(*(secrets or (OURS,))))
+        attachment = Attachment(make_hello, INTERVAL_S, lambda: 1.0, token, lambda n: b"c" * n)
+        if connected:
+            attachment.connected(ADDR, 0.0)
+        return attachment
+
+    def challenge(
+        self, attachment: Attachment, secret: bytes = OURS, nonce: bytes = b"s"
+    ) -> Proven:
+        """Let a coordinator ask for the proof; return what it answers to that."""
+        door = Door(Keys(Token(Secrets(secret))), nonce * NONCE_BYTES)
+        (hello,) = said(attachment)
+        challenge = door.enter(hello, encode(hello)).reply
+        assert isinstance(challenge, Challenge)
+        tell(attachment, challenge)
+        proof, *self.asked = said(attachment)
+        assert isinstance(proof, Proof)
+        proven = door.enter(proof, encode(proof)).reply
+        assert isinstance(proven, Proven)
+        return proven
+
+    def attached(self) -> Attachment:
+        attachment = self.make()
+        tell(attachment, self.challenge(attachment), HERE)
+        assert attachment.attached
+        return attachment
+
+    def test_what_is_asked_goes_out_with_the_proof(self) -> None:
+        attachment = self.make(connected=False)
+        first = ask(attachment, join)
+        attachment.connected(ADDR, 0.0)
+        second = ask(attachment, leave)
+        proven = self.challenge(attachment)
+        assert self.asked == [join(first), leave(second)]
+        third = ask(attachment, leave)
+        assert said(attachment) == [leave(third)]
+        tell(attachment, proven, HERE)
+        assert attachment.attached
+
+    def test_before_the_challenge_it_says_nothing_but_hello(self) -> None:
+        attachment = self.make()
+        ask(attachment, leave)
+        for tick in range(4):
+            assert not attachment.tick(tick * INTERVAL_S / 4)
+        assert said(attachment) == [make_hello(ADDR)]
+        assert attachment.tick(INTERVAL_S)
+
+    def test_the_first_of_two_secrets_is_its_own(self) -> None:
+        attachment = self.make(OURS, OTHER)
+        tell(attachment, self.challenge(attachment), HERE)
+        assert attachment.attached
+
+    def test_r14_once_trusted_a_stalled_coordinator_is_waited_for(self) -> None:
+        attachment = self.make()
+        tell(attachment, self.challenge(attachment))
+        for tick in range(1, 20):
+            now_s = tick * INTERVAL_S / 4
+            assert not attachment.tick(now_s)
+            for message in said(attachment):
+                assert isinstance(message, Ping)
+                tell(attachment, Pong(message.sequence), now_s=now_s)
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            HERE,
+            Proven(b""),
+            Refused("closed", "it is over"),
+            Refused("replaced", "you are another"),
+            Redirect("elsewhere:1"),
+            Changed(1, "they are gone", True, "closed", True),
+            Waiting("k", "reason", 0.0),
+            Pong(1),
+            Probe(),
+            Flag(1, True),
+        ],
+        ids=lambda reply: type(reply).__name__,
+    )
+    @pytest.mark.parametrize("challenged", [False, True])
+    def test_nothing_is_believed_before_the_proof(self, reply: Reply, challenged: bool) -> None:
+        attachment = self.make()
+        if challenged:
+            self.challenge(attachment)
+        request_id = ask(attachment, leave)
+        assert request_id == 1
+        with pytest.raises(RendezvousAuthenticationError, match="has not proved"):
+            tell(attachment, reply)
+        assert not attachment.attached
+        assert attachment.take_outcomes() == []
+        told = (attachment.redirected_to, attachment.waiting, attachment.closed, attachment.broken)
+        assert told == ("", 0, False, False)
+        assert attachment.explanation is None
+
+    def test_a_coordinator_with_another_secret_is_none(self) -> None:
+        attachment = self.make()
+        self.challenge(attachment)
+        door = Door(Keys(Token(Secrets(OTHER))), b"s" * NONCE_BYTES)
+        own = self.make(OTHER)
+        (hello,) = said(own)
+        tell(own, Challenge(b"s" * NONCE_BYTES))
+        assert door.enter(hello, encode(hello)).reply == Challenge(b"s" * NONCE_BYTES)
+        (proof,) = said(own)
+        proven = door.enter(proof, encode(proof)).reply
+        assert proven is not None
+        tell(own, proven)
+        with pytest.raises(RendezvousAuthenticationError, match="has not proved"):
+            tell(attachment, proven)
+
+    def test_a_recorded_answer_is_of_no_use_on_another_connection(self) -> None:
+        attachment = self.make()
+        recorded = self.challenge(attachment)
+        tell(attachment, recorded, HERE)
+        attachment.lost("reset", 1.0)
+        attachment._make_nonce = lambda n: b"d" * n
+        attachment.connected(ADDR, 2.0)
+        tell(attachment, Challenge(b"s" * NONCE_BYTES))
+        tell(attachment, recorded, HERE)
+        assert not attachment.attached
+
+    def test_what_it_said_itself_proves_nothing(self) -> None:
+        attachment = self.make()
+        tell(attachment, Challenge(b"s" * NONCE_BYTES))
+        proof = said(attachment)[1]
+        assert isinstance(proof, Proof)
+        with pytest.raises(RendezvousAuthenticationError):
+            tell(attachment, Proven(proof.mac))
+
+    def test_only_one_challenge_is_answered(self) -> None:
+        attachment = self.make()
+        self.challenge(attachment)
+        with pytest.raises(RendezvousAuthenticationError):
+            tell(attachment, Challenge(b"t" * NONCE_BYTES))
+        assert said(attachment) == []
+
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [
+            ("authentication", RendezvousAuthenticationError),
+            ("protocol", RendezvousProtocolError),
+        ],
+    )
+    def test_why_it_is_turned_away_is_told(self, code: str, error: type[Exception]) -> None:
+        attachment = self.make()
+        with pytest.raises(error, match="the reason"):
+            tell(attachment, Refused(code, "the reason"))
+
+    @pytest.mark.parametrize(
+        "data",
+        [frame(encode(HERE)), frame(encode(Refused("authentication", "no"))), b"HTTP/1.1 400 Bad"],
+        ids=["impostor", "refusal", "garbage"],
+    )
+    def test_r11_a_stranger_does_not_end_a_session_that_stood(self, data: bytes) -> None:
+        """Whoever takes the port of a coordinator that has died must not end its agents."""
+        attachment = self.attached()
+        request_id = ask(attachment, leave)
+        attachment.lost("reset", 1.0)
+        attachment.connected(ADDR, 2.0)
+        attachment.received(data, 2.0)
+        tell(attachment, Changed(1, "news"), Flag(request_id, True), now_s=2.5)
+        assert attachment.take_outcomes() == []
+        assert attachment.waiting == 0
+        assert not attachment.tick(2.0 + INTERVAL_S - 0.01)
+        assert attachment.tick(2.0 + INTERVAL_S)
+        attachment.lost("no answer", 2.0 + INTERVAL_S)
+        assert attachment.phase is Phase.DETACHED
+        assert attachment.last_error != "no answer"
+        attachment.refused("nobody listens", 3.0 + INTERVAL_S)
+        assert attachment.last_error == "nobody listens"
+        attachment.connected(ADDR, 10.0)
+        tell(attachment, self.challenge(attachment), HERE, now_s=10.0)
+        assert attachment.attached
+        assert self.asked == [leave(request_id)]
+
+    def test_a_coordinator_that_goes_on_after_the_challenge_is_given_up_on(self) -> None:
+        attachment = self.make()
+        tell(attachment, Challenge(b"s" * NONCE_BYTES), now_s=3.0)
+        assert not attachment.tick(3.0 + INTERVAL_S - 0.01)
+        assert attachment.tick(3.0 + INTERVAL_S)
+
+    def test_without_a_token_it_is_told_that_it_needs_one(self) -> None:
+        attachment = make()
+        attachment.connected(ADDR, 0.0)
+        with pytest.raises(RendezvousAuthenticationError, match="wants a token: give it with"):
+            tell(attachment, Challenge(b"s" * NONCE_BYTES))
+
+    def test_a_proof_that_nobody_asked_for(self) -> None:
+        for attachment in (attached(), self.attached()):
+            with pytest.raises(RendezvousProtocolError, match="nobody asked"):
+                tell(attachment, Proven(b"mac"))
+
+    def test_each_connection_has_secrets_and_a_nonce_of_its_own(self) -> None:
+        class Changing(Token):
+            def current(self) -> Secrets:
+                return Secrets(secrets.pop(0))
+
+        secrets = [OURS, OTHER]
+        attachment = Attachment(make_hello, INTERVAL_S, token=Changing(Secrets(OURS)))
+        nonces = set()
+        for secret in list(secrets):
+            attachment.connected(ADDR, 0.0)
+            tell(attachment, self.challenge(attachment, secret), HERE)
+            assert attachment.attached
+            assert attachment._trust is not None
+            nonces.add(attachment._trust._nonce)
+            attachment.lost("reset", 0.0)
+        assert len(nonces) == 2

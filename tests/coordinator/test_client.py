@@ -14,7 +14,9 @@ import pytest
 
 from quorate.coordinator import client as client_module
 from quorate.coordinator.client import Client, answered, background_loop
+from quorate.coordinator.door import Keys
 from quorate.errors import (
+    RendezvousAuthenticationError,
     RendezvousConnectionError,
     RendezvousError,
     RendezvousProtocolError,
@@ -32,7 +34,7 @@ from quorate.wire.messages import (
     Welcome,
     encode,
 )
-from tests.served import LOOPBACK, Proxy, ThreadedCoordinator, operator_hello
+from tests.served import LOOPBACK, Proxy, ThreadedCoordinator, operator_hello, token
 
 Until = Callable[..., Any]
 MakeClient = Callable[..., Client]
@@ -232,6 +234,87 @@ def test_a_refused_hello_ends_the_session(coordinator: ThreadedCoordinator) -> N
         with pytest.raises(RendezvousProtocolError, match="the peer version 99"):
             ask(client)
     client.close()
+
+
+SECRET, OTHER = "our-own-shared-secret", "another-shared-secret"
+OURS = token(SECRET.encode())
+
+
+@pytest.fixture
+def locked() -> Iterator[ThreadedCoordinator]:
+    coordinator = ThreadedCoordinator(keys=Keys(OURS))
+    yield coordinator
+    coordinator.stop()
+
+
+def test_r11_with_a_token_too_cuts_are_survived(
+    locked: ThreadedCoordinator, make_client: MakeClient, until: Until
+) -> None:
+    proxy = Proxy(locked.endpoint)
+    client = make_client(proxy.endpoint, token=OURS)
+    for harm in (proxy.finish, proxy.reset):
+        ask(client)
+        harm()
+    ask(client)
+    proxy.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "wants a token: give it with"),
+        (token(OTHER.encode()), "does not accept this node's token"),
+    ],
+    ids=["none", "another"],
+)
+def test_r15_without_the_token_the_session_ends(
+    given: Any,
+    words: str,
+    locked: ThreadedCoordinator,
+    make_client: MakeClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    with pytest.raises(RendezvousAuthenticationError, match=words) as caught:
+        ask(make_client(locked.endpoint, token=given))
+    assert str(locked.endpoint) in str(caught.value)
+    assert not any(secret in str(caught.value) + caplog.text for secret in (SECRET, OTHER))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", frame(encode(Redirect("elsewhere:1"))), frame(encode(Welcome(1, "here", False)))],
+    ids=["a real one", "one that sends on", "one that welcomes"],
+)
+def test_r15_a_coordinator_that_does_not_prove_itself_is_not_believed(
+    said: bytes,
+    coordinator: ThreadedCoordinator,
+    make_server: Callable[[bytes], FakeServer],
+    make_client: MakeClient,
+) -> None:
+    endpoint = make_server(said).endpoint if said else coordinator.endpoint
+    with pytest.raises(RendezvousAuthenticationError, match="has not proved"):
+        ask(make_client(endpoint, token=OURS))
+
+
+def test_r11_an_impostor_on_the_port_is_mentioned_and_outlasted(
+    make_server: Callable[[bytes], FakeServer],
+    make_client: MakeClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    until: Until,
+) -> None:
+    monkeypatch.setattr(client_module, "COMPLAIN_AFTER_S", 0.2)
+    caplog.set_level("INFO")
+    first = ThreadedCoordinator(keys=Keys(OURS))
+    impostor = make_server(frame(encode(Welcome(1, "here", False))))
+    client = make_client(first.endpoint, impostor.endpoint, token=OURS)
+    ask(client)
+    first.stop()
+    until(lambda: "has not proved that it knows" in caplog.text, what="a line about it")
+    again = ThreadedCoordinator(keys=Keys(OURS), port=first.endpoint.port)
+    ask(client)
+    again.stop()
 
 
 def test_r11_cuts_are_survived(proxy: Proxy, make_client: MakeClient) -> None:

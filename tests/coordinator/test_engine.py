@@ -23,6 +23,7 @@ from quorate.testing import ManualClock
 from quorate.wire.frames import FRAME_BYTES_MAX
 from quorate.wire.messages import (
     ROLE_AGENT,
+    ROLE_OPERATOR,
     AddNumber,
     Changed,
     Close,
@@ -168,6 +169,30 @@ class TestGreeting:
         worker.say(message)
         assert refusal(worker).code == "protocol"
         assert "Only agents" in refusal(worker).message
+
+    def test_r15_a_worker_does_not_close_its_run(self) -> None:
+        driver = Driver()
+        driver.agent("a")
+        worker = driver.store("w")
+        worker.say(Close(1, "enough"))
+        assert refusal(worker).code == "protocol"
+        assert not driver.state.closed
+
+    def test_r15_an_operator_that_may_not_act_looks_and_changes_nothing(self) -> None:
+        driver = Driver(2, 2)
+        a, _ = driver.world("a", "b")
+        operator = Peer(driver, Hello(PROTOCOL_VERSION, ROLE_OPERATOR, RUN, "o"))
+        operator.connection = driver.open(operator)
+        driver.engine.restrict(operator.connection)
+        operator.say(operator.hello)
+        operator.say(Close(1, "enough"))
+        failed = operator.last(Failed)
+        assert (failed.id, failed.code) == (1, "authentication")
+        assert "operators' token" in failed.message
+        assert not driver.state.closed
+        operator.say(Status(2))
+        assert operator.last(Report).id == 2
+        assert a.take() == []
 
     def test_r15_a_join_with_an_unsound_profile_is_refused(self) -> None:
         driver = Driver()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import secrets
 import select
 import socket
@@ -12,13 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quorate import credentials
 from quorate.coordinator import engine, server
+from quorate.coordinator.door import Keys
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
+from quorate.credentials import Token
 from quorate.errors import (
     RendezvousConnectionError,
     RendezvousDeposedError,
@@ -28,6 +33,9 @@ from quorate.identity import Endpoint
 from quorate.wire import frames
 from quorate.wire.messages import (
     ROLE_AGENT,
+    ROLE_OPERATOR,
+    Challenge,
+    Close,
     Failed,
     Flag,
     GetValue,
@@ -36,6 +44,7 @@ from quorate.wire.messages import (
     Joined,
     Ping,
     Pong,
+    Proven,
     Redirect,
     Refused,
     Report,
@@ -46,7 +55,7 @@ from quorate.wire.messages import (
     Waiting,
     Welcome,
 )
-from tests.served import RawPeer, ThreadedCoordinator, operator_hello
+from tests.served import RawPeer, ThreadedCoordinator, operator_hello, token
 
 Until = Callable[..., Any]
 Start = Callable[..., ThreadedCoordinator]
@@ -119,6 +128,19 @@ def start() -> Iterator[Start]:
         yield start_one
 
 
+def agent_hello(name: str, nodes: int = 1, profile: NodeProfile | None = None) -> Hello:
+    session = secrets.token_hex(8)
+    return Hello(
+        PROTOCOL_VERSION,
+        ROLE_AGENT,
+        "job",
+        session,
+        NodeDesc(name, 1, 0, session),
+        profile,
+        RendezvousSettings("job", nodes, nodes).agreed,
+    )
+
+
 class RawAgent(RawPeer):
     """An agent that says what it is told to; it has said hello."""
 
@@ -126,19 +148,8 @@ class RawAgent(RawPeer):
         self, endpoint: Endpoint, name: str = "a", nodes: int = 1, label: str = ""
     ) -> None:
         super().__init__(endpoint)
-        session = secrets.token_hex(8)
         self.profile = NodeProfile(labels={"is": label} if label else {})
-        self.say(
-            Hello(
-                PROTOCOL_VERSION,
-                ROLE_AGENT,
-                "job",
-                session,
-                NodeDesc(name, 1, 0, session),
-                self.profile,
-                RendezvousSettings("job", nodes, nodes).agreed,
-            )
-        )
+        self.say(agent_hello(name, nodes, self.profile))
 
     def ask_to_join(self, request_id: int = 1) -> None:
         self.say(Join(request_id, None, JOIN_TIMEOUT_S, self.profile))
@@ -442,6 +453,159 @@ def test_r8_a_peer_that_finishes_while_it_is_written_to_has_finished(
         coordinator.do(write_to_the_dead)
         until(lambda: ended, what="the end of the connection")
     assert ended == [True]
+
+
+OURS, NEXT, OPERATORS, STRANGE = (name * 16 for name in (b"o", b"n", b"p", b"s"))
+LOCKED = Keys(token(OURS))
+
+
+class TestToken:
+    """R15: who has no token is told nothing, and has no effect."""
+
+    @staticmethod
+    def refused(peer: RawPeer) -> str:
+        """Return why the peer is refused; nothing else is said to it."""
+        refused = peer.read()
+        assert isinstance(refused, Refused)
+        assert refused.code == "authentication"
+        assert peer.read() is None
+        return refused.message
+
+    def comes_in(self, coordinator: ThreadedCoordinator, secret: bytes) -> bool:
+        with RawPeer(coordinator.endpoint) as peer:
+            peer.knock(secret, operator_hello())
+            return isinstance(peer.read(), Proven)
+
+    def test_who_knows_it_is_served(self, start: Start) -> None:
+        with RawPeer(start(keys=LOCKED).endpoint) as peer:
+            peer.knock(OURS, operator_hello())
+            peer.say(Status(1))
+            assert isinstance(peer.read(), Proven)
+            assert isinstance(peer.read(), Welcome)
+            assert isinstance(peer.read(), Report)
+
+    def test_who_does_not_is_refused_and_leaves_nothing(self, start: Start) -> None:
+        coordinator = start(keys=LOCKED)
+        with RawAgent(coordinator.endpoint) as agent, RawPeer(coordinator.endpoint) as stranger:
+            assert isinstance(agent.read(), Challenge)
+            stranger.knock(STRANGE, operator_hello())
+            assert "does not accept" in self.refused(stranger)
+            agent.ask_to_join()
+            assert "wants a token" in self.refused(agent)
+        served = coordinator.server._engine
+        assert served is not None
+        assert not served.runs
+        assert not served.has_work()
+
+    def test_a_replayed_handshake_fails(self, start: Start) -> None:
+        coordinator = start(keys=LOCKED)
+        hello = operator_hello()
+        with RawPeer(coordinator.endpoint) as first, RawPeer(coordinator.endpoint) as second:
+            proof = first.knock(OURS, hello)
+            first.read_until(Welcome)
+            second.say(hello, proof, Status(1))
+            assert isinstance(second.read(), Challenge)
+            assert "does not accept" in self.refused(second)
+
+    def test_a_nonce_is_used_once(self, start: Start) -> None:
+        coordinator = start(keys=LOCKED)
+        nonces = set()
+        for _ in range(5):
+            with RawPeer(coordinator.endpoint) as peer:
+                peer.say(operator_hello())
+                nonces.add(peer.read_until(Challenge).nonce)
+        assert len(nonces) == 5
+
+    def test_the_time_to_prove_it_is_bounded(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "GREETING_TIMEOUT_S", 0.3)
+        with RawPeer(start(keys=LOCKED).endpoint) as peer:
+            peer.say(operator_hello())
+            assert isinstance(peer.read(), Challenge)
+            assert peer.read() is None
+
+    def test_before_the_proof_messages_are_small(self, start: Start) -> None:
+        with RawPeer(start(keys=LOCKED).endpoint) as peer:
+            peer.say(operator_hello())
+            assert isinstance(peer.read(), Challenge)
+            peer.socket.sendall(struct.pack(">I", frames.GREETING_BYTES_MAX + 1))
+            assert "bytes" in peer.read_until(Refused).message
+
+    def test_a_coordinator_of_strangers_is_idle(self, start: Start) -> None:
+        coordinator = start(idle_exit_s=0.3, keys=LOCKED)
+        with RawPeer(coordinator.endpoint) as stranger:
+            stranger.say(operator_hello())
+            assert coordinator.ended()
+
+    def test_a_secret_is_changed_while_it_serves(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(credentials, "CHECK_INTERVAL_S", 0.0)
+        file = tmp_path / "token"
+        file.write_bytes(OURS)
+        coordinator = start(keys=Keys(Token.from_file(file)))
+        assert not self.comes_in(coordinator, NEXT)
+        file.write_bytes(OURS + b"\n" + NEXT)
+        assert [self.comes_in(coordinator, secret) for secret in (OURS, NEXT)] == [True, True]
+        file.write_bytes(NEXT)
+        assert [self.comes_in(coordinator, secret) for secret in (OURS, NEXT)] == [False, True]
+
+    def test_operators_may_need_a_token_of_their_own(self, start: Start) -> None:
+        coordinator = start(keys=Keys(token(OURS), token(OPERATORS)))
+        operator = Hello(PROTOCOL_VERSION, ROLE_OPERATOR, "job", "o")
+        with RawPeer(coordinator.endpoint) as agent:
+            agent.knock(OURS, agent_hello("a"))
+            agent.read_until(Welcome)
+            with RawPeer(coordinator.endpoint) as looking, RawPeer(coordinator.endpoint) as acting:
+                looking.knock(OURS, operator)
+                looking.say(Close(1, "enough"))
+                assert looking.read_until(Failed).code == "authentication"
+                acting.knock(OPERATORS, operator)
+                acting.say(Close(2, "enough"))
+                assert acting.read_until(Flag).value
+
+    def test_strangers_do_not_fill_the_log(
+        self, start: Start, caplog: pytest.LogCaptureFixture, until: Until
+    ) -> None:
+        coordinator = start(keys=LOCKED)
+        for _ in range(20):
+            assert not self.comes_in(coordinator, STRANGE)
+
+        def told() -> list[str]:
+            lines = [record.getMessage() for record in caplog.records]
+            return [line for line in lines if line.startswith("refused")]
+
+        def counted() -> int:
+            """Each line stands for one, or says for how many."""
+            numbers = [re.match(r"refused (\d+) more", line) for line in told()]
+            return sum(int(found[1]) if found else 1 for found in numbers)
+
+        until(lambda: counted() == 20, what="all to be counted")
+        assert len(told()) < 10
+        assert STRANGE.decode() not in caplog.text
+
+    def test_who_stands_by_says_where_the_holder_is_after_the_proof(self, start: Start) -> None:
+        with RawPeer(start(seat=GatedSeat(), keys=LOCKED).endpoint) as peer:
+            peer.knock(OURS, operator_hello())
+            assert isinstance(peer.read(), Proven)
+            assert peer.read() == Redirect("holder:1")
+
+    def test_who_has_not_proved_it_is_not_told_of_uncertainty(
+        self, start: Start, until: Until
+    ) -> None:
+        seat, ledger = GatedSeat(), GatedLedger()
+        coordinator = start(seat=seat, keys=LOCKED)
+        seat.ledgers.put(ledger)
+        until(lambda: coordinator.server._engine is not None, what="its turn")
+        with RawPeer(coordinator.endpoint) as peer, RawPeer(coordinator.endpoint) as waiting:
+            peer.knock(OURS, operator_hello())
+            peer.read_until(Welcome)
+            waiting.say(operator_hello())
+            assert isinstance(waiting.read(), Challenge)
+            ledger.held = False
+            assert isinstance(peer.read(), Waiting)
+            assert not select.select([waiting.socket], [], [], 0.0)[0]
 
 
 class TestSeat:

@@ -8,14 +8,24 @@ asked and not answered is asked again on the next one, under the same id (R11, R
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from quorate.errors import RendezvousConnectionError, RendezvousError
+from quorate.credentials import Token
+from quorate.errors import (
+    RendezvousAuthenticationError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousProtocolError,
+)
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
+    AUTHENTICATION,
+    PROTOCOL,
     Answer,
+    Challenge,
     Changed,
     Failed,
     Hello,
@@ -23,6 +33,9 @@ from quorate.wire.messages import (
     Ping,
     Pong,
     Probe,
+    Proof,
+    Proven,
+    Push,
     Redirect,
     Refused,
     Reply,
@@ -33,6 +46,7 @@ from quorate.wire.messages import (
     encode,
     error_of,
 )
+from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of, secret_behind
 
 __all__ = ["Attachment", "Outcome", "Phase", "unreachable"]
 
@@ -60,14 +74,66 @@ class Outcome(NamedTuple):
     error: RendezvousError | None
 
 
+class _Trust:
+    """Whether the coordinator at the other end of one connection knows our secret.
+
+    Args:
+        secret: Ours.
+        hello: The body of our hello.
+        nonce: New random bytes.
+
+    Attributes:
+        established: Whether it has given its own.
+    """
+
+    def __init__(self, secret: bytes, hello: bytes, nonce: bytes) -> None:
+        self._secret = secret
+        self._hello = hello
+        self._nonce = nonce
+        self._transcript: Transcript | None = None
+        self.established = False
+
+    @property
+    def challenged(self) -> bool:
+        """Whether it has asked for our proof, and was given it."""
+        return self._transcript is not None
+
+    def proof(self, challenge: Challenge) -> Proof:
+        """Return our proof."""
+        self._transcript = Transcript(challenge.nonce, self._nonce, self._hello)
+        return Proof(self._nonce, mac_of(self._secret, Side.CLIENT, self._transcript))
+
+    def check(self, reply: Reply) -> None:
+        """Take what was said after our proof: nothing counts but the coordinator's own.
+
+        Raises:
+            RendezvousAuthenticationError: It is not that.
+        """
+        said = reply.mac if isinstance(reply, Proven) else b""
+        transcript = self._transcript
+        if transcript is None or not secret_behind(
+            said, [self._secret], Side.COORDINATOR, transcript
+        ):
+            raise RendezvousAuthenticationError(
+                "The coordinator has not proved that it knows this node's token: give both the "
+                "same one, or neither of them any."
+            )
+        self.established = True
+
+
 class Attachment:
     """The state of one session.
+
+    With a token, a coordinator is believed only once it has proved that it knows it too: before
+    that it is told nothing but the hello and, when it asks, our own proof with what we want.
 
     Args:
         make_hello: Returns the hello, given the local address of the first connection.
         interval_s: The keep-alive interval: half of it passes between two beats, and a whole one
             without an answer makes the connection dead (R11).
         draw: Returns a random number from 0 to 1.
+        token: What both sides must know; `None` to believe everybody.
+        make_nonce: Returns so many new random bytes.
     """
 
     def __init__(
@@ -75,6 +141,8 @@ class Attachment:
         make_hello: Callable[[str], Hello],
         interval_s: float,
         draw: Callable[[], float] = random.random,
+        token: Token | None = None,
+        make_nonce: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.phase = Phase.DETACHED
         self.dial_at_s = 0.0
@@ -94,6 +162,10 @@ class Attachment:
         self._make_hello = make_hello
         self._interval_s = interval_s
         self._draw = draw
+        self._token = token
+        self._make_nonce = make_nonce
+        self._trust: _Trust | None = None
+        self._doubt = ""
         self._hello: Hello | None = None
         self._reader = FrameReader(FRAME_BYTES_MAX)
         self._requests: dict[int, bytes] = {}
@@ -131,7 +203,7 @@ class Attachment:
             return
         data = frame(encode(message))
         self._requests[request_id] = data
-        if self.phase in {Phase.GREETING, Phase.ATTACHED}:
+        if self._may_speak():
             self._say(data, now_s)
 
     def forget(self, request_id: int) -> None:
@@ -156,9 +228,14 @@ class Attachment:
         if self._hello is None:
             self._hello = self._make_hello(local_addr)
         self._output.clear()
-        self._say(frame(encode(self._hello)), now_s)
-        for data in self._requests.values():
-            self._say(data, now_s)
+        hello = encode(self._hello)
+        self._say(frame(hello), now_s)
+        if self._token is None:
+            self._ask_again(now_s)
+        else:
+            # Asked for each connection: a secret may have been changed meanwhile.
+            own = self._token.current().own
+            self._trust = _Trust(own, hello, self._make_nonce(NONCE_BYTES))
 
     def lost(self, error: str, now_s: float) -> None:
         """Note that the connection is gone."""
@@ -169,11 +246,23 @@ class Attachment:
         """Take bytes from the coordinator.
 
         Raises:
-            RendezvousProtocolError: They are not of our protocol; drop the connection.
+            RendezvousProtocolError: They are not of our protocol.
+            RendezvousAuthenticationError: One side does not know the token of the other one. In
+                both cases: end the session.
         """
-        self._asked_since_s = None
-        for body in self._reader.feed(data):
-            self._take(decode_reply(body), now_s)
+        if self._doubt:
+            return
+        if self._is_trusted():
+            self._asked_since_s = None
+        try:
+            for body in self._reader.feed(data):
+                self._take(decode_reply(body), now_s)
+        except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
+            if self._is_trusted() or not self.is_known:
+                raise
+            # A stranger must not end a session that stood: nothing of this connection counts any
+            # more, and `tick` gives it up.
+            self._doubt = str(error)
 
     def tick(self, now_s: float) -> bool:
         """Beat if it is time.
@@ -185,7 +274,7 @@ class Attachment:
             return False
         if self._asked_since_s is not None and now_s - self._asked_since_s >= self._interval_s:
             return True
-        if now_s - self._spoke_s >= self._interval_s / 2:
+        if self._may_speak() and now_s - self._spoke_s >= self._interval_s / 2:
             self._ping(now_s)
         return False
 
@@ -216,9 +305,47 @@ class Attachment:
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
-    def _take(self, reply: Reply, now_s: float) -> None:
-        if self.phase is Phase.ENDED or isinstance(reply, Pong):
+    def _is_trusted(self) -> bool:
+        """Return whether the coordinator is believed: it has proved itself, or need not."""
+        return self._trust is None or self._trust.established
+
+    def _may_speak(self) -> bool:
+        """Return whether more than the hello may be said on the present connection."""
+        connected = self.phase in {Phase.GREETING, Phase.ATTACHED}
+        return connected and (self._trust is None or self._trust.challenged)
+
+    def _ask_again(self, now_s: float) -> None:
+        for data in self._requests.values():
+            self._say(data, now_s)
+
+    def _take_from_stranger(self, trust: _Trust, reply: Reply, now_s: float) -> None:
+        """Take what a coordinator says that has not proved yet that it knows the token."""
+        if isinstance(reply, Refused) and reply.code in {AUTHENTICATION, PROTOCOL}:
+            raise error_of(reply)
+        if isinstance(reply, Challenge) and not trust.challenged:
+            self._say(frame(encode(trust.proof(reply))), now_s)
+            self._asked_since_s = now_s
+            self._ask_again(now_s)
             return
+        trust.check(reply)
+        self._asked_since_s = None
+
+    def _take(self, reply: Reply, now_s: float) -> None:
+        if self.phase is Phase.ENDED:
+            return
+        if self._trust is not None and not self._trust.established:
+            self._take_from_stranger(self._trust, reply, now_s)
+        elif isinstance(reply, Challenge):
+            raise RendezvousAuthenticationError(
+                "The coordinator wants a token: give it with --token-file, --rdzv-conf "
+                "token_file=FILE or QUORATE_TOKEN."
+            )
+        elif isinstance(reply, Proven):
+            raise RendezvousProtocolError("The coordinator sent a proof that nobody asked for.")
+        elif not isinstance(reply, Pong):
+            self._take_word(reply, now_s)
+
+    def _take_word(self, reply: Welcome | Refused | Answer | Push, now_s: float) -> None:
         if isinstance(reply, Probe):
             self._ping(now_s)
         elif isinstance(reply, Welcome):
@@ -277,7 +404,8 @@ class Attachment:
             self.detached_since_s = now_s
         was_attached = self.phase is Phase.ATTACHED
         self.phase = Phase.DETACHED
-        self.last_error = error
+        self.last_error = self._doubt or error
+        self._doubt = ""
         self._asked_since_s = None
         self._output.clear()
         pause_s = min(REDIAL_FIRST_S * 2**self._tries, REDIAL_MAX_S)

@@ -20,7 +20,9 @@ from typing import Any, TypeVar, cast
 
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.attachment import Attachment, Phase, unreachable
+from quorate.credentials import Token
 from quorate.errors import (
+    RendezvousAuthenticationError,
     RendezvousConnectionError,
     RendezvousError,
     RendezvousProtocolError,
@@ -106,6 +108,7 @@ class Client:
         loop: The loop to live in; the process's own background loop by default.
         dialing: How many of the clients that share it may dial at once: thousands in one loop
             would keep each other from being connected in time.
+        token: What the coordinator and this session must both know; `None` if there is none.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Client:
         clock: Clock | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         dialing: asyncio.Semaphore | None = None,
+        token: Token | None = None,
     ) -> None:
         self._dialing = dialing or asyncio.Semaphore()
         self._endpoints = list(endpoints)
@@ -126,7 +130,7 @@ class Client:
         self._clock = clock or SystemClock()
         self._loop = loop or background_loop()
         self._endpoint = self._endpoints[0]
-        self.attachment = Attachment(self._hello, interval_s)
+        self.attachment = Attachment(self._hello, interval_s, token=token)
         self._connection: _Connection | None = None
         # The coordinator remembers one change of a session: they are made one at a time.
         self.changing = threading.Lock()
@@ -215,15 +219,17 @@ class Client:
         self._flush()
 
     def received(self, connection: _Connection, data: bytes) -> None:
-        """Hand on what was received."""
+        """Hand on what was received; a connection that was given up has no say any more."""
+        if connection is not self._connection:
+            return
         try:
             self.attachment.received(data, self._now_s())
-        except RendezvousProtocolError as error:
-            self.attachment.end(RendezvousProtocolError(f"At {self._endpoint}: {error}"))
+        except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
+            self.attachment.end(type(error)(f"At {self._endpoint}: {error}"))
         self._flush()
         if self.attachment.phase is Phase.ENDED:
             self._end()
-        else:
+        elif self.attachment.attached:
             self._complained_s = None
 
     def lost(self, connection: _Connection, why: str) -> None:
@@ -313,6 +319,7 @@ class Client:
                 await connection.lost
             if connection is None or not self.attachment.welcomed:
                 turn += 1
+                self._complain()
 
     def _stopped_connecting(self, task: asyncio.Task[None]) -> None:
         """End the session if nobody is left to connect it: callers must not wait in vain."""
@@ -341,7 +348,6 @@ class Client:
             except RendezvousError as error:
                 why = f"{why}. {error}"
         self.attachment.refused(why, self._now_s())
-        self._complain()
         return None
 
     async def _connect(self, endpoint: Endpoint) -> _Connection:

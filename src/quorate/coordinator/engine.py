@@ -41,6 +41,7 @@ from quorate.core.observer import Observer
 from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
 from quorate.core.state import RendezvousState
 from quorate.errors import (
+    RendezvousAuthenticationError,
     RendezvousError,
     RendezvousLimitError,
     RendezvousProtocolError,
@@ -185,10 +186,12 @@ class _EngineObserver(Observer):
 class _Peer:
     """What is known of one connection."""
 
-    __slots__ = ("refused", "run_id", "session", "session_id")
+    __slots__ = ("may_act", "refused", "role", "run_id", "session", "session_id")
 
     def __init__(self) -> None:
         self.run_id: str | None = None
+        self.role = ""
+        self.may_act = True
         self.session_id = ""
         self.session: Session | None = None
         self.refused = False
@@ -244,6 +247,10 @@ class Engine:
     def opened(self, connection: int) -> None:
         """Note a new connection; its first message must be a hello."""
         self._peers[connection] = _Peer()
+
+    def restrict(self, connection: int) -> None:
+        """Let a connection change nothing as an operator: its peer has not the token for that."""
+        self._peers[connection].may_act = False
 
     def receive(self, connection: int, message: Request) -> None:
         """Take a message; while a batch is being stored it waits for its turn."""
@@ -384,6 +391,7 @@ class Engine:
             self._ensure_run(hello.run_id)
             peer.session, resumed = self._observed(hello.run_id).attach(connection, hello)
         peer.run_id = hello.run_id
+        peer.role = hello.role
         peer.session_id = hello.session
         self._outbox.send(connection, Welcome(PROTOCOL_VERSION, self.name, resumed))
         if peer.session is not None:
@@ -409,11 +417,23 @@ class Engine:
                 entry = (self.now_s + held_s, next(self._order), run_id, connection, message.id)
                 heappush(self._store_deadlines, entry)
         elif isinstance(message, Close):
-            run.close(peer.session, connection, message)
+            self._serve_close(connection, peer, run, message)
         elif isinstance(message, GetWorld):
             self._outbox.send(connection, WorldRecord(message.id, run.state.world))
         elif isinstance(message, Join | Leave | Finish):
             self._serve_agent(connection, peer, run, message)
+
+    def _serve_close(self, connection: int, peer: _Peer, run: Run, message: Close) -> None:
+        if peer.role == ROLE_STORE:
+            raise RendezvousProtocolError("Only agents and operators may close a run.")
+        if peer.role == ROLE_OPERATOR and not peer.may_act:
+            error = RendezvousAuthenticationError(
+                "This token does not let an operator change anything at this coordinator: give the "
+                "operators' token with --token-file."
+            )
+            self._outbox.send(connection, failure(message.id, error))
+            return
+        run.close(peer.session, connection, message)
 
     def _serve_agent(
         self, connection: int, peer: _Peer, run: Run, message: Join | Leave | Finish

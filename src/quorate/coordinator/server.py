@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 from quorate.clock import Clock, SystemClock
+from quorate.coordinator.door import Door, Keys, RefusalLog
 from quorate.coordinator.engine import CLOSED_KEPT_S, Batch, Engine
 from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.outbox import Send
 from quorate.errors import (
+    RendezvousAuthenticationError,
     RendezvousConnectionError,
     RendezvousDeposedError,
     RendezvousProtocolError,
@@ -26,15 +28,17 @@ from quorate.identity import Endpoint
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     Hello,
+    Proven,
     Redirect,
     Refused,
     Reply,
     Request,
     Waiting,
-    decode_request,
+    decode_word,
     encode,
     failure,
 )
+from quorate.wire.proof import NONCE_BYTES
 
 __all__ = ["CoordinatorServer", "serve"]
 
@@ -64,6 +68,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: CoordinatorServer) -> None:
         self._server = server
         self._reader = FrameReader()
+        self._door = server.new_door()
         self._finished = False
         self.number = 0
         self.heard_s = 0.0
@@ -80,15 +85,25 @@ class _Connection(asyncio.Protocol):
         """Hand on the messages that the bytes complete."""
         try:
             for body in self._reader.feed(data):
-                # Bytes alone are no word: a peer that sends one now and then would stay for ever.
-                self.heard_s = self._server.now_s()
-                message = decode_request(body)
-                if isinstance(message, Hello):
-                    self.greeted = True
-                    self._reader.bytes_max = FRAME_BYTES_MAX
-                self._server.received(self, message)
-        except RendezvousProtocolError as error:
+                self._take(body)
+        except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
             self.refuse(error)
+
+    def _take(self, body: bytes) -> None:
+        reply, request = self._door.enter(decode_word(body), body)
+        if reply is not None:
+            self.write(frame(encode(reply)))
+        if isinstance(reply, Proven):
+            self._server.admitted(self, self._door.may_act)
+        if request is None:
+            return
+        # Bytes alone are no word, and what is said before the door is open is none: a peer that
+        # says something now and then would stay for ever.
+        self.heard_s = self._server.now_s()
+        if isinstance(request, Hello):
+            self.greeted = True
+            self._reader.bytes_max = FRAME_BYTES_MAX
+        self._server.received(self, request)
 
     def eof_received(self) -> bool:
         """Note that the peer has finished in order, as a process that ends does (R8)."""
@@ -102,10 +117,10 @@ class _Connection(asyncio.Protocol):
         finished = isinstance(exc, BrokenPipeError) or (self._finished and exc is None)
         self._server.closed(self, finished)
 
-    def refuse(self, error: RendezvousProtocolError) -> None:
+    def refuse(self, error: RendezvousProtocolError | RendezvousAuthenticationError) -> None:
         """Say why, and end the connection; nobody else is affected (R15)."""
         if self.transport is not None:
-            logger.warning("refused %s: %s", self.peer(), error)
+            self._server.refused(self, error)
             answer = failure(0, error)
             self.transport.write(frame(encode(Refused(answer.code, answer.message))))
             self.transport.close()
@@ -140,6 +155,7 @@ class CoordinatorServer:
         idle_exit_s: End after nobody was connected for so long; `None` to serve for ever.
         clock: The time.
         closed_kept_s: How long a closed run is remembered that nobody is attached to.
+        keys: Who may come in.
         seat: For one of several coordinators that share a ledger: it decides while it holds the
             seat, and sends agents to the holder otherwise (R17). Then `ledger` is `None`.
 
@@ -155,8 +171,11 @@ class CoordinatorServer:
         clock: Clock | None = None,
         seat: Seat | None = None,
         closed_kept_s: float = CLOSED_KEPT_S,
+        keys: Keys | None = None,
     ) -> None:
         self._listeners = listeners
+        self._keys = keys or Keys()
+        self._refusals = RefusalLog()
         self._closed_kept_s = closed_kept_s
         self._ledger = ledger
         self._seat = seat
@@ -212,14 +231,30 @@ class CoordinatorServer:
         """Return the machine's monotonic time, for the connections' own limits."""
         return self._clock.monotonic()
 
+    def new_door(self) -> Door:
+        """Return the door of a new connection."""
+        return Door(self._keys, secrets.token_bytes(NONCE_BYTES))
+
     def opened(self, connection: _Connection) -> None:
-        """Number a new connection and tell the engine."""
+        """Number a new connection."""
         self._last_number += 1
         connection.number = self._last_number
         connection.heard_s = self.now_s()
         self._connections[connection.number] = connection
+        if self._keys.token is None:
+            self.admitted(connection, may_act=True)
+
+    def admitted(self, connection: _Connection, may_act: bool) -> None:
+        """Tell the engine of a connection, whose words are handed to it from now on."""
         if self._engine is not None:
             self._engine.opened(connection.number)
+            if not may_act:
+                self._engine.restrict(connection.number)
+
+    def refused(self, connection: _Connection, error: Exception) -> None:
+        """Log why a peer is refused, unless another one was a moment ago."""
+        if self._refusals.note(self.now_s()):
+            logger.warning("refused %s: %s", connection.peer(), error)
 
     def received(self, connection: _Connection, message: Request) -> None:
         """Hand a message to the engine; its effects follow once this turn of the loop is over."""
@@ -331,7 +366,8 @@ class CoordinatorServer:
             self._uncertain_since_s = self.now_s()
             logger.warning("%s: nobody is answered until it does", UNCERTAIN.reason)
             for connection in self._connections.values():
-                connection.write(_framed(UNCERTAIN))
+                if connection.greeted:
+                    connection.write(_framed(UNCERTAIN))
         elif held and since_s is not None:
             self._uncertain_since_s = None
             logger.info("it is certain again who decides, after %.1f s", self.now_s() - since_s)
@@ -388,6 +424,8 @@ class CoordinatorServer:
                     self._find_out()
             self._end_dead_connections()
             self._stop_if_idle()
+            if untold := self._refusals.take_untold(self.now_s()):
+                logger.warning("refused %d more peers", untold)
 
     def _end_dead_connections(self) -> None:
         now_s = self.now_s()
@@ -428,6 +466,7 @@ def serve(
     idle_exit_s: float | None = None,
     seat: Seat | None = None,
     closed_kept_s: float = CLOSED_KEPT_S,
+    keys: Keys | None = None,
 ) -> None:
     """Serve a coordinator in this process until a signal or idleness ends it.
 
@@ -437,6 +476,7 @@ def serve(
         idle_exit_s: End after nobody was connected for so long, in seconds.
         seat: For one of several coordinators that share a ledger.
         closed_kept_s: How long a closed run is remembered that nobody is attached to, in seconds.
+        keys: Who may come in; everybody if it is `None`.
 
     Raises:
         RendezvousStateError: The ledger holds something that is not a coordinator's.
@@ -445,7 +485,7 @@ def serve(
 
     async def main() -> None:
         server = CoordinatorServer(
-            listeners, ledger, idle_exit_s, seat=seat, closed_kept_s=closed_kept_s
+            listeners, ledger, idle_exit_s, seat=seat, closed_kept_s=closed_kept_s, keys=keys
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
