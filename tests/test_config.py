@@ -141,6 +141,13 @@ def test_the_schedulers_index_counts_if_the_policy_asks_for_it() -> None:
     assert profile_from(params(), environment).rank_hint is None
 
 
+def test_only_a_coordinator_asks_for_a_token() -> None:
+    check_keys({"token_file": "x"}, "quorate")
+    for backend in ("c10d", "etcd", "file", "static"):
+        with pytest.raises(RendezvousSettingsError, match="it belongs to quorate"):
+            check_keys({"token_file": "x"}, backend)
+
+
 def test_the_local_address_is_a_parameter_or_a_key() -> None:
     given = RendezvousParameters("memory", "", "run", 1, 1, local_addr="a")
     assert local_addr_from(given) == "a"

@@ -18,11 +18,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from quorate import credentials
 from quorate.api import RendezvousInfo, RendezvousParameters
 from quorate.backends.journal import Journal
 from quorate.cli.status import fetch_status
 from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
+from quorate.coordinator.door import Keys
+from quorate.credentials import Token
 from quorate.errors import (
+    RendezvousAuthenticationError,
     RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousReplacedError,
@@ -176,6 +180,66 @@ def test_r13_other_settings_are_refused_with_both_values(agent: MakeHandler) -> 
 def test_r13_an_unknown_key_is_refused(coordinator: ThreadedCoordinator) -> None:
     with pytest.raises(RendezvousSettingsError, match="join_timeout"):
         make_handler(coordinator.endpoint, join_timeot="1")
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text("a-shared-secret-of-ours")
+    return path
+
+
+@pytest.fixture
+def locked(token_file: Path) -> Iterator[ThreadedCoordinator]:
+    coordinator = ThreadedCoordinator(keys=Keys(Token.from_file(token_file)))
+    yield coordinator
+    coordinator.stop()
+
+
+def test_r15_agents_with_the_token_meet_and_others_stay_out(
+    agent: MakeHandler, locked: ThreadedCoordinator, token_file: Path, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("a-secret-of-somebody-else")
+    given = {"endpoint": locked.endpoint, "nodes": (2, 3)}
+    for strange, words in (({}, "wants a token"), ({"token_file": str(wrong)}, "does not accept")):
+        with pytest.raises(RendezvousAuthenticationError, match=words):
+            agent(**given, **strange).next_rendezvous()
+    ours = [agent(**given, token_file=str(token_file)) for _ in range(2)]
+    assert sorted(info.rank for info in join_all(*ours)) == [0, 1]
+
+
+def test_r15_an_agent_with_a_token_trusts_no_coordinator_without_it(
+    agent: MakeHandler, token_file: Path
+) -> None:
+    with pytest.raises(RendezvousAuthenticationError, match="has not proved"):
+        agent(token_file=str(token_file)).next_rendezvous()
+
+
+def test_r11_agents_go_on_while_the_secret_is_changed(
+    agent: MakeHandler,
+    locked: ThreadedCoordinator,
+    token_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    until: Until,
+) -> None:
+    """Coordinators get the new one as their second, agents the new one, then the old one goes."""
+    monkeypatch.setattr(credentials, "CHECK_INTERVAL_S", 0.0)
+    old, new = token_file.read_text(), "another-one-for-the-new-year"
+    file = tmp_path / "agent"
+    file.write_text(old)
+    proxy = Proxy(locked.endpoint)
+    handler = agent(endpoint=proxy.endpoint, token_file=str(file))
+    info = handler.next_rendezvous()
+    for path, text in ((token_file, f"{old}\n{new}"), (file, new), (token_file, new)):
+        path.write_text(text)
+        proxy.reset()
+        info.store.set("k", text)
+        until(lambda: handler._client.attachment.attached, LATE_S)
+    assert handler.num_nodes_waiting() == 0
+    handler.leave()
+    proxy.close()
 
 
 def test_r16_a_waiting_agent_says_why(

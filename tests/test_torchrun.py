@@ -25,6 +25,8 @@ from torch.distributed.elastic.utils import store as store_util
 from quorate import torchrun
 from quorate.api import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 from quorate.cli.status import fetch_status
+from quorate.coordinator.door import Keys
+from quorate.credentials import Token
 from quorate.errors import (
     RendezvousClosedError,
     RendezvousConnectionError,
@@ -632,6 +634,19 @@ class TestCoordinated:
     def test_an_unknown_key_is_refused_by_name(self, coordinator: ThreadedCoordinator) -> None:
         with pytest.raises(ValueError, match=r"'joint_timeout'.*did you mean 'join_timeout'"):
             create_handler(parameters(coordinator, (1, 1), joint_timeout="1"))
+
+    def test_r15_a_token_is_given_as_a_key(self, tmp_path: Path) -> None:
+        file = tmp_path / "token"
+        file.write_text("a-shared-secret-of-ours")
+        locked = ThreadedCoordinator(keys=Keys(Token.from_file(file)))
+        handler = create_handler(parameters(locked, (1, 1), token_file=str(file)))
+        assert handler.next_rendezvous().world_size == 1
+        assert handler.shutdown()
+        stranger = create_handler(parameters(locked, (1, 1)))
+        with pytest.raises(torch_api.RendezvousError, match="wants a token"):
+            stranger.next_rendezvous()
+        assert stranger.shutdown()
+        locked.stop()
 
     def test_the_keys_of_torchs_store_are_understood(self, agent: Make) -> None:
         handler = agent(read_timeout="7", store_type="tcp")

@@ -168,6 +168,14 @@ KEYS: tuple[ConfigurationKey, ...] = (
         "Where a coordinator that this node starts keeps its journal.",
     ),
     ConfigurationKey(
+        "token_file",
+        TEXT,
+        "`$QUORATE_TOKEN_FILE`, or the secret in `$QUORATE_TOKEN`",
+        COORDINATED,
+        "The file of the secret that this node and the coordinator must both know, see "
+        "`docs/security.md`. A coordinator that this node starts asks for it.",
+    ),
+    ConfigurationKey(
         "local_addr",
         TEXT,
         "found out",

@@ -27,6 +27,7 @@ from quorate.coordinator.remote_store import RemoteStore
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import Place, World, WorldName
+from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousError
 from quorate.identity import (
     Endpoint,
@@ -105,6 +106,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         profile: What the node says about itself.
         local_addr: The address to advertise; that of its own connection if `None`.
         host: May start a coordinator on this machine; `None` never to.
+        token: What the coordinator and this node must both know; `None` if there is none.
     """
 
     _node_desc_generator = NodeDescGenerator()
@@ -116,8 +118,10 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         profile: NodeProfile | None = None,
         local_addr: str | None = None,
         host: Callable[[Endpoint], None] | None = None,
+        token: Token | None = None,
     ) -> None:
         self._settings = settings
+        self._token = token
         self._profile = profile or NodeProfile()
         self._local_addr = local_addr
         self._session = secrets.token_hex(8)
@@ -281,7 +285,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         self, endpoints: Sequence[Endpoint], host: Callable[[Endpoint], None] | None
     ) -> Session:
         interval_s = self._settings.keep_alive_interval.total_seconds()
-        return Client(endpoints, self._hello, interval_s, host)
+        return Client(endpoints, self._hello, interval_s, host, token=self._token)
 
     def _store(self, world: WorldName) -> Any:
         assert isinstance(self._client, Client)
@@ -353,10 +357,12 @@ def create_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler
         # Coordinators that stand in for each other share a state: one with a journal of its own
         # must not appear among them.
         is_host = False
+    token = token_from(params.get("token_file"))
     return CoordinatedRendezvousHandler(
         settings_from(params),
         endpoints,
         profile_from(params),
         local_addr_from(params),
-        CoordinatorHost(is_host, params.get("state_dir")),
+        CoordinatorHost(is_host, params.get("state_dir"), token=token),
+        token,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from quorate.coordinator.client import Client
 from quorate.coordinator.remote_store import TIMEOUT_S, RemoteStore
 from quorate.core.settings import PROTOCOL_VERSION
+from quorate.credentials import token_from
 from quorate.errors import RendezvousSettingsError
 from quorate.identity import Endpoint, parse_rendezvous_endpoints
 from quorate.wire.messages import ROLE_STORE, Hello
@@ -48,6 +49,11 @@ def worker_store(
         del endpoint, local_addr
         return Hello(PROTOCOL_VERSION, ROLE_STORE, run_id, session)
 
-    client = Client(parse_rendezvous_endpoints(endpoint, 0), hello, INTERVAL_S)
+    client = Client(
+        parse_rendezvous_endpoints(endpoint, 0),
+        hello,
+        INTERVAL_S,
+        token=token_from(environment=environment),
+    )
     client.start()
     return RemoteStore(client, (epoch, int(number)), timeout_s)

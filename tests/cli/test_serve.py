@@ -14,6 +14,8 @@ import pytest
 
 from quorate.cli.status import fetch_status
 from quorate.coordinator.ledger import journal_path
+from quorate.credentials import token_from
+from quorate.errors import RendezvousAuthenticationError
 from quorate.identity import Endpoint
 from tests.served import LOOPBACK, ServeProcess, make_handler
 
@@ -154,8 +156,59 @@ def test_a_journal_that_another_one_has_is_told(serve: Serve, free_port: Callabl
     assert "journal" in expect_refusal(serve(Endpoint("::1", port)), 73)
 
 
-def test_only_beyond_loopback_it_warns(serve: Serve, free_port: Callable[[], int]) -> None:
+WARNING = "listens beyond this machine without a token"
+
+
+def test_on_loopback_it_does_not_warn(serve: Serve, free_port: Callable[[], int]) -> None:
     endpoint = Endpoint(LOOPBACK, free_port())
     served = serve(endpoint)
     assert runs(endpoint) == []
-    assert "does not ask who connects" not in served.output
+    assert WARNING not in served.output
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text("everybody-knows-this")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_beyond_loopback_it_warns_if_it_has_no_token(
+    locked: bool, serve: Serve, token_file: Path, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    flags = ("--token-file", str(token_file)) if locked else ()
+    served = serve(Endpoint("0.0.0.0", port), *flags)
+    token = token_from(str(token_file)) if locked else None
+    status = msgspec.json.decode(fetch_status([Endpoint(LOOPBACK, port)], "", LATE_S, token))
+    assert status["runs"] == []
+    assert (WARNING in served.output) != locked
+
+
+def test_it_asks_for_its_token_and_operators_for_theirs(
+    serve: Serve, token_file: Path, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    endpoint = Endpoint(LOOPBACK, free_port())
+    operators = tmp_path / "operators"
+    operators.write_text("operators-know-this-too")
+    operators.chmod(0o600)
+    files = ("--token-file", str(token_file), "--operator-token-file", str(operators))
+    served = serve(endpoint, *files)
+    for path in (token_file, operators):
+        fetch_status([endpoint], "", LATE_S, token_from(str(path)))
+    with pytest.raises(RendezvousAuthenticationError):
+        fetch_status([endpoint], "", LATE_S)
+    for path in (token_file, operators):
+        assert path.read_text() not in served.output
+
+
+def test_operators_alone_have_no_token(serve: Serve, token_file: Path) -> None:
+    served = serve("localhost:0", "--operator-token-file", str(token_file))
+    assert "give --token-file too" in expect_refusal(served, 76)
+
+
+def test_a_token_that_is_missing_is_told(serve: Serve, tmp_path: Path) -> None:
+    served = serve("localhost:0", "--token-file", str(tmp_path / "nothing"))
+    assert "cannot be read: no such file" in expect_refusal(served, 76)

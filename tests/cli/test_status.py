@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,8 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from quorate.cli.status import command, describe
-from quorate.errors import RendezvousConnectionError, RendezvousError
-from tests.served import LOOPBACK, ThreadedCoordinator, make_handler
+from quorate.coordinator.door import Keys
+from quorate.errors import (
+    RendezvousAuthenticationError,
+    RendezvousConnectionError,
+    RendezvousError,
+)
+from tests.served import LOOPBACK, ThreadedCoordinator, make_handler, token
 
 
 @pytest.fixture
@@ -82,6 +88,22 @@ def test_nobody_there(free_port: Callable[[], int]) -> None:
     assert failed.exception.exit_code == 73
     assert f"{endpoint} could not be reached for 0.2 s: nobody listens" in str(failed.exception)
     assert failed.output == ""
+
+
+def test_a_token_is_given_by_file_or_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "a-shared-secret-of-ours"
+    file = tmp_path / "token"
+    file.write_text(secret)
+    locked = ThreadedCoordinator(keys=Keys(token(secret.encode())))
+    assert status(locked.endpoint, "--token-file", str(file)).exit_code == 0
+    refused = status(locked.endpoint)
+    assert isinstance(refused.exception, RendezvousAuthenticationError)
+    assert refused.exception.exit_code == 79
+    monkeypatch.setenv("QUORATE_TOKEN", secret)
+    assert status(locked.endpoint).exit_code == 0
+    locked.stop()
 
 
 def test_a_timeout_must_be_positive() -> None:

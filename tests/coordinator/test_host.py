@@ -15,7 +15,8 @@ import pytest
 from quorate.cli.status import fetch_status
 from quorate.coordinator import host as host_module
 from quorate.coordinator.host import CoordinatorHost
-from quorate.errors import RendezvousConnectionError
+from quorate.credentials import Token
+from quorate.errors import RendezvousAuthenticationError, RendezvousConnectionError
 from quorate.identity import Endpoint
 from quorate.testing import ManualClock
 from tests.served import LOOPBACK
@@ -90,6 +91,26 @@ def test_it_starts_a_process_of_its_own(make_host: MakeHost, tmp_path: Path) -> 
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert f"{LOOPBACK}:{endpoint.port}" in log.read_text()
     assert (state / f"coordinator-{endpoint.port}.journal").exists()
+
+
+def test_its_token_reaches_it_and_stands_on_no_command_line(
+    make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUORATE_TOKEN", "another-one-of-this-process")
+    secret = "a-shared-secret-of-ours"
+    file = tmp_path / "token"
+    file.write_text(secret)
+    token = Token.from_file(file)
+    host = make_host(token=token)
+    endpoint = host.start(Endpoint(LOOPBACK, 0))
+    assert endpoint is not None
+    fetch_status([endpoint], "", READY_S, token)
+    with pytest.raises(RendezvousAuthenticationError, match="wants a token"):
+        fetch_status([endpoint], "", READY_S)
+    (child,) = host._children
+    told = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+    log = tmp_path / "state" / f"coordinator-{endpoint.port}.log"
+    assert secret.encode() not in told + log.read_bytes()
 
 
 def test_in_memory_there_is_no_journal(make_host: MakeHost, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -231,16 +231,18 @@ class Cluster:
             "PYTHONFAULTHANDLER": "1",
         }
 
-    def quorate(self, *arguments: str, name: str = "") -> Program:
-        """Start a command of quorate."""
+    def quorate(self, *arguments: str, name: str = "", **variables: str) -> Program:
+        """Start a command of quorate, with variables of its own in its environment."""
         command = [sys.executable, "-m", "quorate", *arguments]
-        return self._start(Program, name or arguments[0], command)
+        return self._start(Program, name or arguments[0], command, variables)
 
-    def run(self, nodes: str, *arguments: str, name: str = "run", conf: str = "") -> Program:
+    def run(
+        self, nodes: str, *arguments: str, name: str = "run", conf: str = "", **variables: str
+    ) -> Program:
         """Start `quorate run` as one node of the run `job`; it says what it must, no more."""
         where = ("--rdzv-endpoint", self.endpoint, "--rdzv-id", "job", "--nnodes", nodes)
         quiet = ("--log-level", "warning", "--rdzv-conf", conf)
-        return self.quorate("run", *where, *quiet, *arguments, name=name)
+        return self.quorate("run", *where, *quiet, *arguments, name=name, **variables)
 
     def agent(self, nodes: str, conf: str = "", run_id: str = "job", name: str = "") -> Agent:
         """Start an agent that prints what happens to it."""
@@ -335,8 +337,14 @@ class Cluster:
             assert len({place["digest"] for place in joined}) == 1, f"R2: {name}: {joined}"
             assert_ranks(joined)
 
-    def _start(self, kind: type[ProgramKind], name: str, command: list[str]) -> ProgramKind:
-        program = kind(name, command, self._environment, self.folder)
+    def _start(
+        self,
+        kind: type[ProgramKind],
+        name: str,
+        command: list[str],
+        variables: Mapping[str, str] | None = None,
+    ) -> ProgramKind:
+        program = kind(name, command, self._environment | (variables or {}), self.folder)
         self.programs.append(program)
         return program
 

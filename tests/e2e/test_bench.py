@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from tests.e2e.cluster import Cluster
 pytestmark = pytest.mark.timeout(60)
 
 
-def two_hundred_agents_join(cluster: Cluster, backend: str) -> dict[str, Any]:
+def two_hundred_agents_join(cluster: Cluster, backend: str, *flags: str) -> dict[str, Any]:
     bench = cluster.quorate(
-        *("bench", "join", "--nodes", "200", "--repeat", "2", "--json", "--backend", backend)
+        *("bench", "join", "--nodes", "200", "--repeat", "2", "--json", "--backend", backend),
+        *flags,
     )
     assert bench.exit_code(50.0) == 0, bench.report()
     assert not bench.stderr
@@ -31,8 +33,13 @@ def two_hundred_agents_join(cluster: Cluster, backend: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("backend", ["quorate", "memory"])
-def test_two_hundred_agents_join(cluster: Cluster, backend: str) -> None:
-    figures = two_hundred_agents_join(cluster, backend)
+def test_two_hundred_agents_join(cluster: Cluster, backend: str, tmp_path: Path) -> None:
+    """With a token, in memory."""
+    token = tmp_path / "token"
+    token.write_text("a-shared-secret-of-ours")
+    token.chmod(0o600)
+    flags = ("--token-file", str(token)) if backend == "memory" else ()
+    figures = two_hundred_agents_join(cluster, backend, *flags)
     assert figures["backend"] == backend
     assert "writes" not in figures
 

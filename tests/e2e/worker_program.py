@@ -40,7 +40,7 @@ def main(action: str, argument: str = "") -> int:
     told = {
         name: value
         for name, value in os.environ.items()
-        if name in ("RANK", "WORLD_SIZE") or name.startswith(PREFIXES)
+        if name in ("RANK", "WORLD_SIZE") or (name.startswith(PREFIXES) and name != "QUORATE_TOKEN")
     }
     # Whoever has read the place may open the gate at once.
     gate = approach(argument) if action in ("wait", "share", "part") else None

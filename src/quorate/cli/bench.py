@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from quorate.cli.common import CONTEXT_SETTINGS
+from quorate.cli.common import CONTEXT_SETTINGS, token_option
 from quorate.cli.coordinators import BACKENDS, Coordinators, running
 from quorate.coordinator.client import Client
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
+from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousConnectionError
 from quorate.identity import Endpoint
 from quorate.wire.messages import ROLE_AGENT, Answer, Hello, Join, Joined
@@ -60,11 +61,20 @@ def command() -> None:
     help=f"Where runs are kept: {BACKENDS}. With etcd there are two coordinators.",
 )
 @click.option("--backend-conf", default="", metavar="KEY=VALUE,...", help="How to reach etcd.")
+@token_option("The file of a secret that coordinators and agents use.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def join(nodes: int, repeat: int, backend: str, backend_conf: str, as_json: bool) -> None:
+def join(
+    nodes: int,
+    repeat: int,
+    backend: str,
+    backend_conf: str,
+    token_file: str | None,
+    as_json: bool,
+) -> None:
     """Time a cold join: from the first connection to the last agent's answer."""
     _require_descriptors(nodes)
-    with running(backend, backend_conf) as coordinators, _load_loop() as loop:
+    token = token_from(token_file)
+    with running(backend, backend_conf, token) as coordinators, _load_loop() as loop:
         # The coordinator, just started, answers: that it has to start is not what is measured.
         join_once(coordinators, 1, loop)
         samples: list[Sample] = []
@@ -98,10 +108,10 @@ def join_once(coordinators: Coordinators, nodes: int, loop: asyncio.AbstractEven
         RendezvousError: An agent was refused.
     """
     settings = RendezvousSettings(f"bench-{secrets.token_hex(4)}", nodes, nodes)
-    endpoints, revision = coordinators
+    endpoints, revision, token = coordinators
     dialing = asyncio.Semaphore(DIALING_MAX)
     clients = [
-        _client(_rotated(endpoints, number), settings, number, loop, dialing)
+        _client(_rotated(endpoints, number), settings, number, loop, dialing, token)
         for number in range(nodes)
     ]
     before = revision() if revision is not None else 0
@@ -140,6 +150,7 @@ def _client(
     number: int,
     loop: asyncio.AbstractEventLoop,
     dialing: asyncio.Semaphore,
+    token: Token | None,
 ) -> Client:
     session = secrets.token_hex(8)
     node = NodeDesc(f"node{number}", os.getpid(), number, session)
@@ -157,7 +168,7 @@ def _client(
         )
 
     interval_s = settings.keep_alive_interval.total_seconds()
-    return Client(endpoints, hello, interval_s, loop=loop, dialing=dialing)
+    return Client(endpoints, hello, interval_s, loop=loop, dialing=dialing, token=token)
 
 
 @contextlib.contextmanager

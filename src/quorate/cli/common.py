@@ -11,7 +11,7 @@ import click
 
 from quorate.errors import RendezvousError
 
-__all__ = ["CONTEXT_SETTINGS", "endpoint_option", "fail", "set_up_logging"]
+__all__ = ["CONTEXT_SETTINGS", "endpoint_option", "fail", "set_up_logging", "token_option"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,6 +33,19 @@ def endpoint_option(default: str | None) -> Callable[[Command], Command]:
     if default is not None:
         presence = {"default": default, "show_default": True}
     return click.option("--endpoint", metavar="HOST[:PORT]", help="The coordinator.", **presence)
+
+
+def token_option(meaning: str) -> Callable[[Command], Command]:
+    """Return the option that names the file of a token, for `credentials.token_from`.
+
+    Args:
+        meaning: What the token is for, in a sentence.
+    """
+    return click.option(
+        "--token-file",
+        metavar="FILE",
+        help=f"{meaning} Default: $QUORATE_TOKEN_FILE, or the secret itself in $QUORATE_TOKEN.",
+    )
 
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

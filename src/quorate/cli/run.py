@@ -10,12 +10,12 @@ import secrets
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from quorate.api import RendezvousHandler, RendezvousParameters
-from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging
+from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging, token_option
 from quorate.config import (
     check_keys,
     parse_labels,
@@ -24,6 +24,7 @@ from quorate.config import (
     settings_from,
 )
 from quorate.coordinator.host import CoordinatorHost
+from quorate.credentials import Token, exported, token_from
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.identity import Endpoint
 from quorate.launch.agent import Agent
@@ -176,6 +177,7 @@ def _parse_workers(text: str) -> int:
     help="Something that is known about this node; may be given several times.",
 )
 @click.option("--local-addr", metavar="ADDR", help="The address at which others reach this node.")
+@token_option("The file of the secret that this node and the coordinator must both know.")
 @click.option(
     "--log-dir",
     metavar="FOLDER",
@@ -218,25 +220,39 @@ def _run_agent(
     workers: int,
     closing: contextlib.ExitStack,
 ) -> int:
-    handler, endpoint, run_id = _join_run(options, workers, closing)
+    joined = _join_run(options, workers, closing)
     spec = WorkerSpec(
         command=program,
         workers=workers,
-        run_id=run_id,
-        environment=dict(os.environ),
-        endpoint=endpoint if options["backend"] == "quorate" else "",
+        run_id=joined.run_id,
+        environment=exported(joined.token, os.environ),
+        endpoint=joined.endpoint if options["backend"] == "quorate" else "",
         log_dir=options["log_dir"],
         max_restarts=options["max_restarts"],
         monitor_interval_s=options["monitor_interval"],
         stop_grace_s=options["stop_grace"],
     )
-    return Agent(handler, spec).run()
+    return Agent(joined.handler, spec).run()
 
 
-def _join_run(
-    options: dict[str, Any], workers: int, closing: contextlib.ExitStack
-) -> tuple[RendezvousHandler, str, str]:
-    """Return the handler, its endpoint, and the run id; what is to be ended goes to `closing`.
+class _Joined(NamedTuple):
+    """What an agent has joined, and how.
+
+    Args:
+        handler: Its way to do so.
+        endpoint: Where the coordinator is.
+        run_id: The run.
+        token: What its workers need to be let in too.
+    """
+
+    handler: RendezvousHandler
+    endpoint: str
+    run_id: str
+    token: Token | None
+
+
+def _join_run(options: dict[str, Any], workers: int, closing: contextlib.ExitStack) -> _Joined:
+    """Return the handler and what goes with it; what is to be ended goes to `closing`.
 
     Raises:
         RendezvousSettingsError: The options make no sense; nothing was started.
@@ -259,21 +275,25 @@ def _join_run(
     check_keys(config, options["backend"])
     settings_from(parameters())
     profile_from(parameters())
-    has_own_coordinator = alone and options["backend"] == "quorate"
+    is_coordinated = options["backend"] == "quorate"
+    token = token_from(config.get("token_file")) if is_coordinated else None
+    has_own_coordinator = alone and is_coordinated
     if has_own_coordinator:
         folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="quorate-run-"))
-        endpoint = str(_start_own_coordinator(folder, closing))
+        endpoint = str(_start_own_coordinator(folder, token, closing))
         config.setdefault("state_dir", folder)
     handler = get_rendezvous_handler(parameters())
     if has_own_coordinator:
         # Before its coordinator ends: later there is nobody to say it to.
         closing.callback(handler.leave, "the agent has ended")
-    return handler, endpoint, run_id
+    return _Joined(handler, endpoint, run_id, token)
 
 
-def _start_own_coordinator(folder: str, closing: contextlib.ExitStack) -> Endpoint:
+def _start_own_coordinator(
+    folder: str, token: Token | None, closing: contextlib.ExitStack
+) -> Endpoint:
     """Start a coordinator that serves this node alone, and ends with it."""
-    host = CoordinatorHost(state_dir=folder, memory=True)
+    host = CoordinatorHost(state_dir=folder, memory=True, token=token)
     started = host.start(Endpoint("localhost", 0))
     if started is None:
         raise RendezvousConnectionError("No free port was found for a coordinator: try again.")
@@ -309,6 +329,8 @@ def _node_configuration(
         given["rank" if options["backend"] == "static" else "rank_hint"] = options["node_rank"]
     if options["node_id"]:
         given["node_id"] = options["node_id"]
+    if options["token_file"] is not None:
+        given["token_file"] = options["token_file"]
     if options["labels"]:
         given["labels"] = parse_labels(config.get("labels", "")) | parse_labels(
             ";".join(options["labels"])

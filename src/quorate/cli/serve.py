@@ -10,11 +10,13 @@ import click
 
 from quorate.api import RendezvousParameters
 from quorate.backends.journal import Journal
-from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging
+from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging, token_option
 from quorate.config import check_keys, parse_rendezvous_config
+from quorate.coordinator.door import Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S
 from quorate.coordinator.ledger import Ledger, Seat, journal_path, state_directory
 from quorate.coordinator.server import serve
+from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.identity import (
     Endpoint,
@@ -90,6 +92,13 @@ ETCD_TIMEOUT_S = "5"
     help="How long a closed run is remembered after its last agent has gone: latecomers are told "
     "how it ended, and cannot begin it anew.",
 )
+@token_option("The file of the secret that everybody must know who comes in.")
+@click.option(
+    "--operator-token-file",
+    metavar="FILE",
+    help="The file of another secret, without which operators may look and change nothing. "
+    "Default: --token-file will do.",
+)
 @click.option(
     "--log-level",
     default="info",
@@ -106,6 +115,8 @@ def command(
     memory: bool,
     idle_exit_s: float | None,
     closed_kept_s: float,
+    token_file: str | None,
+    operator_token_file: str | None,
     log_level: str,
     descriptors: tuple[int, ...],
 ) -> None:
@@ -115,6 +126,7 @@ def command(
     started again on the same port goes on where it was: no worker is restarted.
     """
     set_up_logging(log_level)
+    keys = _keys(token_file, operator_token_file)
     listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     if not listeners:
         listeners = _listen(parse_rendezvous_endpoint(endpoint, DEFAULT_PORT))
@@ -138,8 +150,21 @@ def command(
                 "being written when its coordinator was ended",
                 journal.dropped_bytes,
             )
-    _warn_if_open(listeners)
-    serve(listeners, ledger, idle_exit_s, seat, closed_kept_s)
+    if keys.token is None:
+        _warn_if_open(listeners)
+    serve(listeners, ledger, idle_exit_s, seat, closed_kept_s, keys)
+
+
+def _keys(token_file: str | None, operator_token_file: str | None) -> Keys:
+    token = token_from(token_file)
+    if operator_token_file is None:
+        return Keys(token)
+    if token is None:
+        raise RendezvousSettingsError(
+            "--operator-token-file is of no use without a token for everybody else: give "
+            "--token-file too."
+        )
+    return Keys(token, Token.from_file(operator_token_file))
 
 
 def _advertised(endpoint: str, port: int) -> str:
@@ -191,6 +216,6 @@ def _listen(endpoint: Endpoint) -> list[socket.socket]:
 def _warn_if_open(listeners: list[socket.socket]) -> None:
     if not all(is_loopback(listener.getsockname()[0]) for listener in listeners):
         logger.warning(
-            "this coordinator listens beyond this machine and does not ask who connects: run it "
-            "only in a network that you trust"
+            "this coordinator listens beyond this machine without a token, and lets everybody in: "
+            "give it --token-file, or run it only in a network that you trust"
         )

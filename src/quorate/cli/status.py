@@ -8,10 +8,11 @@ from typing import Any
 import click
 import msgspec
 
-from quorate.cli.common import CONTEXT_SETTINGS, endpoint_option
+from quorate.cli.common import CONTEXT_SETTINGS, endpoint_option, token_option
 from quorate.cli.serve import DEFAULT_PORT
 from quorate.coordinator.client import Client, answered
 from quorate.core.settings import PROTOCOL_VERSION
+from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousError
 from quorate.identity import Endpoint, parse_rendezvous_endpoints
 from quorate.wire.messages import ROLE_OPERATOR, Hello, Report, Status
@@ -23,6 +24,7 @@ INTERVAL_S = 5.0
 
 @click.command("status", context_settings=CONTEXT_SETTINGS)
 @endpoint_option(default=f"localhost:{DEFAULT_PORT}")
+@token_option("The file of the coordinator's token.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--timeout",
@@ -34,32 +36,38 @@ INTERVAL_S = 5.0
     help="How long to wait for the coordinator.",
 )
 @click.argument("run_id", default="")
-def command(endpoint: str, as_json: bool, timeout_s: float, run_id: str) -> None:
+def command(
+    endpoint: str, token_file: str | None, as_json: bool, timeout_s: float, run_id: str
+) -> None:
     """Show the runs of a coordinator, or the one named RUN_ID: rounds, nodes, what is waited for.
 
     Exits with 73 if the coordinator cannot be reached.
     """
     endpoints = parse_rendezvous_endpoints(endpoint, DEFAULT_PORT)
-    data = fetch_status(endpoints, run_id, timeout_s)
+    data = fetch_status(endpoints, run_id, timeout_s, token_from(token_file))
     if as_json:
         click.echo(data)
     else:
         click.echo("\n".join(describe(msgspec.json.decode(data))))
 
 
-def fetch_status(endpoints: list[Endpoint], run_id: str, timeout_s: float) -> bytes:
+def fetch_status(
+    endpoints: list[Endpoint], run_id: str, timeout_s: float, token: Token | None = None
+) -> bytes:
     """Return what a coordinator tells of its runs, as JSON.
 
     Args:
         endpoints: Where it is.
         run_id: The run; empty for all.
-        timeout_s: How long to wait for it.
+        timeout_s: How long to wait for it, in seconds.
+        token: Its token, if it has one.
 
     Raises:
+        RendezvousAuthenticationError: It wants a token, or another one.
         RendezvousConnectionError: It could not be reached in time.
         RendezvousError: It has no such run.
     """
-    client = Client(endpoints, _hello, INTERVAL_S)
+    client = Client(endpoints, _hello, INTERVAL_S, token=token)
     client.start()
     try:
         answer = client.call(lambda id: Status(id, run_id), timeout_s)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.ledger import state_directory
+from quorate.credentials import Token, exported
 from quorate.errors import RendezvousConnectionError, translating
 from quorate.identity import Endpoint, bind_all, listening_addresses, own_addresses
 
@@ -51,6 +52,7 @@ class CoordinatorHost:
             if `None`.
         memory: Keep no journal: runs die with the coordinator.
         clock: Measures how long ago a coordinator has failed.
+        token: What the coordinator asks of everybody; `None` to let everybody in.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class CoordinatorHost:
         state_dir: str | None = None,
         memory: bool = False,
         clock: Clock | None = None,
+        token: Token | None = None,
     ) -> None:
+        self._token = token
         self._is_host = is_host
         self._state_dir = state_dir
         self._memory = memory
@@ -159,6 +163,7 @@ class CoordinatorHost:
             try:
                 return subprocess.Popen(
                     command,
+                    env=exported(self._token, os.environ),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
