@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from quorate.testing.sim import DirectWorld, SimResult, SimWorld
+from quorate.coordinator.door import Door, Keys
+from quorate.testing.sim import DirectWorld, SimResult, SimWorld, coordinator
 from quorate.testing.sim.campaign import WAYS, play
 
 SEEDS = 60
@@ -49,9 +50,10 @@ def test_the_rules_hold_at_length(way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_seed_replays_to_the_byte(way: str) -> None:
+    """The coordinated one with a token, whose nonces follow from the seed too."""
     program = (
         "from quorate.testing.sim.campaign import WAYS\n"
-        f"world = WAYS[{way!r}](11, None)\n"
+        f"world = WAYS[{way!r}](10, None)\n"
         "world.run()\n"
         "print('\\n'.join(world.trace.lines()))\n"
     )
@@ -62,6 +64,22 @@ def test_a_seed_replays_to_the_byte(way: str) -> None:
         assert len(output) > 1000
         digests.add(hashlib.sha256(output).hexdigest())
     assert len(digests) == 1
+
+
+def test_some_runs_have_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    doors: list[Door] = []
+
+    class Noted(Door):
+        def __init__(self, keys: Keys, nonce: bytes) -> None:
+            super().__init__(keys, nonce)
+            doors.append(self)
+
+    monkeypatch.setattr(coordinator, "Door", Noted)
+    world = SimWorld(10)
+    assert world.run().violation is None
+    proved = [door for door in doors if door.is_open]
+    assert len(proved) >= world.nodes
+    assert all(door._keys.token is not None for door in doors)
 
 
 def test_seeds_differ() -> None:

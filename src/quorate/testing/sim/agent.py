@@ -12,6 +12,7 @@ from quorate.coordinator.attachment import Attachment, Phase
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
 from quorate.core.state import Place, WorldName
+from quorate.credentials import Token
 from quorate.errors import (
     RendezvousClosedError,
     RendezvousError,
@@ -81,6 +82,7 @@ class SimAgent(Peer):
         profile: What it says about itself.
         settings: What it was given.
         listener: Hears what it is answered.
+        token: What it and the coordinators must know, if they ask for it.
 
     Attributes:
         place: The place in the world that it was given last.
@@ -101,6 +103,7 @@ class SimAgent(Peer):
         profile: NodeProfile,
         settings: AgreedSettings,
         listener: Listener,
+        token: Token | None,
     ) -> None:
         super().__init__(schedule, machine, network)
         self.node = node
@@ -120,7 +123,13 @@ class SimAgent(Peer):
         self._connection: Connection | None = None
         self._closing: int | None = None
         self._changing: tuple[int, StoreChange | GetValue] | None = None
-        self.attachment = Attachment(self._hello, self._interval_s, schedule.random.random)
+        self.attachment = Attachment(
+            self._hello,
+            self._interval_s,
+            schedule.random.random,
+            token,
+            schedule.random.randbytes,
+        )
 
     def start(self, timeout_s: float | None = None) -> None:
         """Dial, and join."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count
 
+from quorate.coordinator.door import Keys
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import AgreedSettings
 from quorate.core.state import RendezvousState, capacity
+from quorate.credentials import Secrets, Token
 from quorate.errors import RendezvousClosedError
 from quorate.testing.sim.agent import RUN, SimAgent
 from quorate.testing.sim.coordinator import SimCoordinator
@@ -30,6 +32,11 @@ RESTART_S = (0.1, 2.0)
 
 # How many runs have two coordinators.
 SHARING = 0.35
+
+# One seed of so many has a token, by its number: what the others draw stays the same.
+LOCKED_EVERY = 7
+LOCKED_AT = 3
+SECRET = b"the secret of a simulated run"
 
 # Besides the windows of the run's settings: what freezes, redials and stopping workers may take.
 SLACK_S = 25.0
@@ -64,6 +71,7 @@ class SimWorld:
         self.watch = Watch(self.schedule, self.settings, self.trace)
         self.ledger = self.watch.ledger
         self.agents: list[SimAgent] = []
+        self._token = Token(Secrets(SECRET)) if seed % LOCKED_EVERY == LOCKED_AT else None
         self.has_node_ids = self.schedule.chance(0.5)
         self._pids = count(1)
         self._lives = count(1)
@@ -122,7 +130,15 @@ class SimWorld:
         )
         agreed = settings or self.settings.agreed
         agent = SimAgent(
-            self.schedule, machine, self.network, self._endpoints, node, profile, agreed, self.watch
+            self.schedule,
+            machine,
+            self.network,
+            self._endpoints,
+            node,
+            profile,
+            agreed,
+            self.watch,
+            self._token,
         )
         self.agents.append(agent)
         self.watch.agents[str(node)] = agent
@@ -175,7 +191,8 @@ class SimWorld:
 
     def _new_coordinator(self, machine: Machine) -> SimCoordinator:
         name = f"{machine.name}.{next(self._lives)}"
-        given = (self.schedule, machine, self.network, self.ledger, self.watch, name)
+        keys = Keys(self._token)
+        given = (self.schedule, machine, self.network, self.ledger, self.watch, name, keys)
         coordinator = (
             SimCoordinator(*given) if self.seat is None else SeatedCoordinator(*given, self.seat)
         )

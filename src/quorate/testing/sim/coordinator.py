@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import Batch, Engine
 from quorate.coordinator.outbox import Send
-from quorate.errors import RendezvousProtocolError
+from quorate.errors import RendezvousAuthenticationError, RendezvousProtocolError
 from quorate.testing.sim.ledger import SimLedger
 from quorate.testing.sim.network import Connection, Ending, Network, Peer
 from quorate.testing.sim.process import Machine
@@ -14,13 +15,16 @@ from quorate.testing.sim.schedule import Schedule
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     Hello,
+    Proven,
     Redirect,
     Refused,
     Reply,
-    decode_request,
+    Request,
+    decode_word,
     encode,
     failure,
 )
+from quorate.wire.proof import NONCE_BYTES
 
 __all__ = ["SimCoordinator", "Watcher"]
 
@@ -62,6 +66,7 @@ class SimCoordinator(Peer):
         ledger: What it keeps its runs in.
         watcher: Sees everything.
         name: What it is called.
+        keys: Who may come in.
 
     Attributes:
         ledger: What it keeps its runs in.
@@ -70,6 +75,7 @@ class SimCoordinator(Peer):
         started_s: When it began to decide.
         withheld: What may be let out once it is certain that nobody else decides.
         readers: Puts together what arrives, by connection.
+        doors: Keep back what arrives until its sender has come in, by connection.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class SimCoordinator(Peer):
         ledger: SimLedger,
         watcher: Watcher,
         name: str,
+        keys: Keys,
     ) -> None:
         super().__init__(schedule, machine, network)
         self.engine: Engine | None = None
@@ -89,6 +96,8 @@ class SimCoordinator(Peer):
         self.ledger = ledger
         self._watcher = watcher
         self.readers: dict[int, FrameReader] = {}
+        self.doors: dict[int, Door] = {}
+        self._keys = keys
         self.withheld: list[Send] = []
 
     def start(self) -> None:
@@ -99,8 +108,11 @@ class SimCoordinator(Peer):
 
     def connected(self, connection: Connection) -> None:
         """See `Peer`."""
+        locked = self._keys.token is not None
+        nonce = self.schedule.random.randbytes(NONCE_BYTES) if locked else b""
         self.readers[connection.number] = FrameReader()
-        if self.engine is not None:
+        self.doors[connection.number] = Door(self._keys, nonce)
+        if self.engine is not None and not locked:
             self.engine.opened(connection.number)
 
     def received(self, connection: Connection, data: bytes) -> None:
@@ -110,22 +122,32 @@ class SimCoordinator(Peer):
             return
         try:
             for body in reader.feed(data):
-                message = decode_request(body)
-                if isinstance(message, Hello):
+                request = self._enter(connection, body)
+                if isinstance(request, Hello):
                     reader.bytes_max = FRAME_BYTES_MAX
-                if self.engine is None:
+                if request is not None and self.engine is None:
                     self._redirect(connection)
                     return
-                self._watcher.before(self)
-                self.engine.receive(connection.number, message)
-                self._watcher.after(self)
-        except RendezvousProtocolError as error:
+                if request is not None and self.engine is not None:
+                    self._watcher.before(self)
+                    self.engine.receive(connection.number, request)
+                    self._watcher.after(self)
+        except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
             answer = failure(0, error)
             connection.send(self, frame(encode(Refused(answer.code, answer.message))))
             self._drop(connection, Ending.FINISH)
 
+    def _enter(self, connection: Connection, body: bytes) -> Request | None:
+        reply, request = self.doors[connection.number].enter(decode_word(body), body)
+        if reply is not None:
+            connection.send(self, frame(encode(reply)))
+        if isinstance(reply, Proven) and self.engine is not None:
+            self.engine.opened(connection.number)
+        return request
+
     def ended(self, connection: Connection, ending: Ending) -> None:
         """See `Peer`."""
+        self.doors.pop(connection.number, None)
         if self.readers.pop(connection.number, None) is not None and self.engine is not None:
             self.engine.closed(connection.number, ending is Ending.FINISH)
 

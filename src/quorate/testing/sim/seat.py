@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quorate.coordinator.door import Keys
 from quorate.testing.sim.coordinator import SimCoordinator, Watcher
 from quorate.testing.sim.ledger import SimLedger
 from quorate.testing.sim.network import Ending, Network
@@ -67,6 +68,7 @@ class SeatedCoordinator(SimCoordinator):
         ledger: What it keeps its runs in.
         watcher: Sees everything.
         name: What it is called.
+        keys: Who may come in.
         seat: What it competes for.
     """
 
@@ -78,9 +80,10 @@ class SeatedCoordinator(SimCoordinator):
         ledger: SimLedger,
         watcher: Watcher,
         name: str,
+        keys: Keys,
         seat: SimSeat,
     ) -> None:
-        super().__init__(schedule, machine, network, ledger, watcher, name)
+        super().__init__(schedule, machine, network, ledger, watcher, name, keys)
         self._seat = seat
         self._held_until_s = 0.0
         self._finding_out = False
@@ -149,3 +152,4 @@ class SeatedCoordinator(SimCoordinator):
         for connection in list(self.connections.values()):
             connection.end(self, Ending.RESET)
         self.readers.clear()
+        self.doors.clear()
