@@ -89,6 +89,7 @@ FLOORS: dict[str, str] = {
         coordinator.status
         coordinator.engine
         coordinator.door
+        coordinator.refusals
         coordinator.attachment
         coordinator.vigil
         coordinator.etcd_lease
@@ -192,7 +193,7 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|store|session|herald|run|status|engine|door)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|store|session|herald|run|status|engine|door|refusals)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 

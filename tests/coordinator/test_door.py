@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from quorate.coordinator.door import REFUSALS_EVERY_S, Door, Entry, Keys, RefusalLog
+from quorate.coordinator.door import Door, Entry, Keys
 from quorate.credentials import Secrets, Token
 from quorate.errors import RendezvousAuthenticationError, RendezvousProtocolError
 from quorate.wire.messages import (
@@ -180,15 +180,3 @@ def test_where_operators_have_none_the_token_will_do() -> None:
     shut = door(OURS)
     come_in(shut, OURS, Hello(1, ROLE_OPERATOR, "", "session"))
     assert shut.may_act
-
-
-def test_refusals_are_a_line_a_second_and_none_is_uncounted() -> None:
-    log = RefusalLog()
-    assert log.note(0.0)
-    assert [log.note(0.1), log.note(0.2)] == [False, False]
-    assert log.take_untold(0.5) == 0
-    assert log.take_untold(REFUSALS_EVERY_S) == 2
-    assert not log.note(REFUSALS_EVERY_S * 1.5)
-    assert log.take_untold(REFUSALS_EVERY_S * 2) == 1
-    assert log.take_untold(REFUSALS_EVERY_S * 9) == 0
-    assert log.note(REFUSALS_EVERY_S * 9)

@@ -22,10 +22,7 @@ from quorate.wire.messages import (
 )
 from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of, secret_behind
 
-__all__ = ["Door", "Entry", "Keys", "RefusalLog"]
-
-# Refusals of so many seconds become one line of the log.
-REFUSALS_EVERY_S = 1.0
+__all__ = ["Door", "Entry", "Keys"]
 
 
 class Keys(NamedTuple):
@@ -123,27 +120,3 @@ class Door:
         if operators is not None and hello.role == ROLE_OPERATOR:
             accepted += operators.current().accepted
         return accepted
-
-
-class RefusalLog:
-    """Decides which refusals are worth a line: strangers must not fill the log."""
-
-    def __init__(self) -> None:
-        self._told_s = float("-inf")
-        self._untold = 0
-
-    def note(self, now_s: float) -> bool:
-        """Count a refusal, and return whether to write a line about it."""
-        if now_s - self._told_s < REFUSALS_EVERY_S:
-            self._untold += 1
-            return False
-        self._told_s = now_s
-        return True
-
-    def take_untold(self, now_s: float) -> int:
-        """Return how many refusals to mention together now, 0 for none; call it now and then."""
-        if not self._untold or now_s - self._told_s < REFUSALS_EVERY_S:
-            return 0
-        self._told_s = now_s
-        untold, self._untold = self._untold, 0
-        return untold

@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 from quorate.clock import Clock, SystemClock
-from quorate.coordinator.door import Door, Keys, RefusalLog
+from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S, Batch, Engine
 from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.outbox import Send
+from quorate.coordinator.refusals import RefusalLog
 from quorate.errors import (
     RendezvousAuthenticationError,
     RendezvousConnectionError,
