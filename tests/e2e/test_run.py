@@ -218,8 +218,10 @@ def test_a_spare_that_is_never_needed_ends_with_success(cluster: Cluster, gate: 
     open_gate(gate)
     assert exit_codes(*nodes, spare) == [0, 0, 0, 0], cluster.report()
     assert not spare.stdout
-    assert len(spare.stderr) == 1
-    assert "succeeded: all nodes of round 0 have finished" in spare.stderr[0]
+    # One that has waited for a second says so (R16); how long it waits here, nobody knows.
+    *waiting, last = spare.stderr
+    assert all("waiting as one of 1 spare(s)" in line for line in waiting)
+    assert "succeeded: all nodes of round 0 have finished" in last
 
 
 def test_a_spare_takes_the_place_of_a_lost_member(cluster: Cluster, gate: Path) -> None:
