@@ -182,7 +182,23 @@ FLOORS: dict[str, str] = {
         cli.serve
         cli.status
         cli.run
-        cli.coordinators
+        bench.tasks
+        bench.usage
+        bench.crowd
+        bench.floor
+        bench.sessions
+        bench.torch_peer
+        bench.threads
+        bench.load
+        bench.peer_server
+        bench.subjects
+        bench.fleet
+        bench.figures
+        bench.measuring
+        bench.campaign
+        bench.table
+        bench.progress
+        bench
         cli.bench
         cli.demo
         cli.main
@@ -193,11 +209,11 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|store|session|herald|run|status|engine|door|refusals)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|store|session|herald|run|status|engine|door|refusals)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 
-TORCH_ALLOWED = {"backends.tcpstore", "torchrun"}
+TORCH_ALLOWED = {"backends.tcpstore", "torchrun", "bench.torch_peer"}
 
 NOT_AT_IMPORT = ("aiohttp", "asyncio", "numpy", "torch", "urllib3", "uvloop")
 IMPORT_TIME_S = 0.1

@@ -1,234 +1,168 @@
-"""`quorate bench`: measures a coordinator under a load of many agents.
-
-The load generator holds all sessions in one process and uses the agents' real client; the
-coordinators are processes of their own.
-"""
+"""`quorate bench`: measures coordinators under a load of many agents, side by side with others."""
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import contextlib
 import json
-import os
-import resource
-import secrets
-import statistics
-import threading
-import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from quorate.cli.common import CONTEXT_SETTINGS, token_option
-from quorate.cli.coordinators import BACKENDS, Coordinators, running
-from quorate.coordinator.client import Client
-from quorate.core.node import NodeDesc, NodeProfile
-from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
-from quorate.credentials import Token, token_from
-from quorate.errors import RendezvousConnectionError
-from quorate.identity import Endpoint
-from quorate.wire.messages import ROLE_AGENT, Answer, Hello, Join, Joined
+from quorate.bench.campaign import machine, measure
+from quorate.bench.figures import document
+from quorate.bench.measuring import Options
+from quorate.bench.progress import Progress
+from quorate.bench.subjects import BACKENDS
+from quorate.bench.table import format_table
+from quorate.cli.common import CONTEXT_SETTINGS
 
-__all__ = ["command", "join_once"]
+__all__ = ["command"]
 
-JOIN_TIMEOUT_S = 300.0
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-# Real agents have a process each. So many in one may dial at once without being late themselves.
-DIALING_MAX = 256
-
-# Sockets of the load generator, and some for everything else.
-SPARE_DESCRIPTORS = 256
+NODES_MAX = 20_000
 
 
 @click.group("bench", context_settings=CONTEXT_SETTINGS)
 def command() -> None:
-    """Measure a coordinator of this machine.
+    """Measure coordinators of this machine.
 
-    Figures depend on the machine and on what else it does: compare figures of one run only.
+    Servers and load are processes apart, started anew for each sample. Figures depend on the
+    machine and on what else it does: compare figures of one run only, in which backends are
+    measured in turn.
     """
+
+
+class _Sizes(click.ParamType[tuple[int, ...]]):
+    """Numbers of nodes: `8,64,256`."""
+
+    name = "N[,N...]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return the numbers."""
+        if isinstance(value, tuple):
+            return value
+        sizes = tuple(int(part) for part in value.split(",") if part.strip().isdecimal())
+        if len(sizes) != value.count(",") + 1 or not all(1 <= n <= NODES_MAX for n in sizes):
+            self.fail(f"'{value}' is not N[,N...], each from 1 to {NODES_MAX}.", param, ctx)
+        return sizes
+
+
+def _shared_options(repeat: int) -> Callable[[Command], Command]:
+    """Return the options that all benchmarks have; `repeat` is the default."""
+    options = [
+        click.option("--nodes", "sizes", default="1000", show_default=True, type=_Sizes()),
+        click.option(
+            "--backend",
+            "backends",
+            multiple=True,
+            default=("quorate",),
+            metavar="NAME|URL",
+            help=f"What is measured, and compared with the first; may be given several times. "
+            f"[default: quorate] {BACKENDS}.",
+        ),
+        click.option("--backend-conf", default="", metavar="KEY=VALUE,...", help="To reach etcd."),
+        click.option(
+            "--repeat", default=repeat, show_default=True, type=click.IntRange(min=1, max=100)
+        ),
+        click.option(
+            "--limit",
+            "limit_s",
+            default=300.0,
+            show_default=True,
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="How long a step may take.",
+        ),
+        click.option(
+            "--load-processes",
+            type=click.IntRange(min=1, max=256),
+            help="How many processes hold the agents. Default: as many as there are cores for, "
+            "with a thousand agents each.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    ]
+
+    def add(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
 @command.command("join")
-@click.option("--nodes", default=1000, show_default=True, type=click.IntRange(min=1, max=20_000))
-@click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1, max=100))
+@_shared_options(repeat=5)
 @click.option(
-    "--backend",
-    default="quorate",
-    show_default=True,
-    metavar="NAME|URL",
-    help=f"Where runs are kept: {BACKENDS}. With etcd there are two coordinators.",
+    "--connected", is_flag=True, help="Connect before: time the join on open connections."
 )
-@click.option("--backend-conf", default="", metavar="KEY=VALUE,...", help="How to reach etcd.")
-@token_option("The file of a secret that coordinators and agents use.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def join(
-    nodes: int,
-    repeat: int,
-    backend: str,
-    backend_conf: str,
-    token_file: str | None,
-    as_json: bool,
-) -> None:
+def join(connected: bool, **shared: Any) -> None:
     """Time a cold join: from the first connection to the last agent's answer."""
-    _require_descriptors(nodes)
-    token = token_from(token_file)
-    with running(backend, backend_conf, token) as coordinators, _load_loop() as loop:
-        # The coordinator, just started, answers: that it has to start is not what is measured.
-        join_once(coordinators, 1, loop)
-        samples: list[Sample] = []
-        for number in range(repeat):
-            samples.append(join_once(coordinators, nodes, loop))
-            if not as_json:
-                click.echo(f"  {number + 1} of {repeat}: {_told(samples[-1])}", err=True)
-    figures = _figures(nodes, backend, samples)
-    click.echo(json.dumps(figures) if as_json else _row(figures))
+    _run("join", shared, connected=connected)
 
 
-class Sample(NamedTuple):
-    """One measurement: how long it took, and how many writes of the backend, if they are counted.
-
-    With several coordinators, the writes are everybody's to that etcd in the time.
-    """
-
-    seconds: float
-    writes: int | None
+@command.command("regroup")
+@_shared_options(repeat=3)
+def regroup(**shared: Any) -> None:
+    """Kill one of N agents: time until the others are told, and until they have a new world."""
+    _run("regroup", shared)
 
 
-def join_once(coordinators: Coordinators, nodes: int, loop: asyncio.AbstractEventLoop) -> Sample:
-    """Let agents join a new run, and return what it took.
-
-    Args:
-        coordinators: The coordinators; each agent begins with another one of them.
-        nodes: How many agents; the round is complete with the last of them.
-        loop: The running loop that the sessions live in.
-
-    Raises:
-        RendezvousError: An agent was refused.
-    """
-    settings = RendezvousSettings(f"bench-{secrets.token_hex(4)}", nodes, nodes)
-    endpoints, revision, token = coordinators
-    dialing = asyncio.Semaphore(DIALING_MAX)
-    clients = [
-        _client(_rotated(endpoints, number), settings, number, loop, dialing, token)
-        for number in range(nodes)
-    ]
-    before = revision() if revision is not None else 0
-    began_s = time.monotonic()
-    answers: list[concurrent.futures.Future[Answer]] = []
-    for client in clients:
-        client.start()
-        answers.append(client.submit(lambda id: Join(id, None, JOIN_TIMEOUT_S, NodeProfile())))
-    places = [answer.result(JOIN_TIMEOUT_S) for answer in answers]
-    took_s = time.monotonic() - began_s
-    writes = revision() - before if revision is not None else None
-    _check(places, nodes)
-    for client in clients:
-        client.close(timeout_s=0)
-    return Sample(took_s, writes)
+@command.command("steady")
+@_shared_options(repeat=1)
+@click.option(
+    "--period",
+    "period_s",
+    default=20.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long is watched.",
+)
+def steady(period_s: float, **shared: Any) -> None:
+    """Watch what N agents cost that have nothing to do: CPU, bytes, memory, writes."""
+    _run("steady", shared, period_s=period_s)
 
 
-def _rotated(endpoints: list[Endpoint], number: int) -> list[Endpoint]:
-    first = number % len(endpoints)
-    return endpoints[first:] + endpoints[:first]
+@command.command("store")
+@_shared_options(repeat=3)
+@click.option(
+    "--operations",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1, max=10_000),
+    help="How many of each kind an agent does, one after another.",
+)
+def store(operations: int, **shared: Any) -> None:
+    """Let N agents set, get, wait for and add to keys of their round's store."""
+    _run("store", shared, operations=operations)
 
 
-def _check(places: list[Answer], nodes: int) -> None:
-    """Refuse a figure of a round that was none."""
-    ranks = sorted(place.place.rank for place in places if isinstance(place, Joined))
-    digests = {place.place.digest for place in places if isinstance(place, Joined)}
-    if ranks != list(range(nodes)) or len(digests) != 1:
-        raise RendezvousConnectionError(
-            "The agents did not all get their place in one world: this is a bug, please report it."
+@command.command("reattach")
+@_shared_options(repeat=3)
+def reattach(**shared: Any) -> None:
+    """Kill the coordinator under N agents: time until all are attached to its next life."""
+    _run("reattach", shared)
+
+
+def _run(bench: str, shared: dict[str, Any], **own: Any) -> None:
+    options = Options(limit_s=shared["limit_s"], load_processes=shared["load_processes"], **own)
+    with Progress(sys.stderr, shutil.get_terminal_size().columns) as progress:
+        rows = measure(
+            bench,
+            shared["backends"],
+            shared["sizes"],
+            shared["repeat"],
+            options,
+            shared["backend_conf"],
+            progress.show,
         )
-
-
-def _client(
-    endpoints: list[Endpoint],
-    settings: RendezvousSettings,
-    number: int,
-    loop: asyncio.AbstractEventLoop,
-    dialing: asyncio.Semaphore,
-    token: Token | None,
-) -> Client:
-    session = secrets.token_hex(8)
-    node = NodeDesc(f"node{number}", os.getpid(), number, session)
-
-    def hello(endpoint: Endpoint, local_addr: str) -> Hello:
-        del endpoint, local_addr
-        return Hello(
-            PROTOCOL_VERSION,
-            ROLE_AGENT,
-            settings.run_id,
-            session,
-            node,
-            NodeProfile(),
-            settings.agreed,
-        )
-
-    interval_s = settings.keep_alive_interval.total_seconds()
-    return Client(endpoints, hello, interval_s, loop=loop, dialing=dialing, token=token)
-
-
-@contextlib.contextmanager
-def _load_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = _new_loop()
-    thread = threading.Thread(target=loop.run_forever, name="quorate-bench")
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
-def _require_descriptors(nodes: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < nodes + SPARE_DESCRIPTORS:
-        raise RendezvousConnectionError(
-            f"{nodes} agents need {nodes + SPARE_DESCRIPTORS} open files, and this process may "
-            f"have {hard}: raise the limit (ulimit -Hn), or ask for fewer nodes."
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _figures(nodes: int, backend: str, samples: list[Sample]) -> dict[str, Any]:
-    seconds = [sample.seconds for sample in samples]
-    figures: dict[str, Any] = {
-        "bench": "join",
-        "nodes": nodes,
-        "backend": backend.partition("://")[0],
-        "seconds": [round(value, 4) for value in seconds],
-        "median_s": round(statistics.median(seconds), 4),
-        "min_s": round(min(seconds), 4),
-        "max_s": round(max(seconds), 4),
-    }
-    writes = [sample.writes for sample in samples if sample.writes is not None]
-    if writes:
-        figures |= {"writes": writes, "median_writes": round(statistics.median(writes))}
-    return figures
-
-
-def _told(sample: Sample) -> str:
-    writes = f", {sample.writes} writes to etcd" if sample.writes is not None else ""
-    return f"{sample.seconds:.3f} s{writes}"
-
-
-def _row(figures: dict[str, Any]) -> str:
-    writes = figures.get("median_writes")
-    return (
-        f"cold join of {figures['nodes']} agents ({figures['backend']}): median "
-        f"{figures['median_s']:.3f} s, min {figures['min_s']:.3f} s, max {figures['max_s']:.3f} s"
-        + (f"; median {writes} writes to etcd" if writes is not None else "")
-    )
+    if shared["as_json"]:
+        asked = {"repeat": shared["repeat"], "limit_s": shared["limit_s"]} | own
+        click.echo(json.dumps(document(bench, asked, machine(), rows)))
+    else:
+        click.echo(format_table(bench, rows, shared["limit_s"]))

@@ -1,0 +1,100 @@
+"""Figures as a table, for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from quorate.bench.figures import MEASURES, NOBODY, Measure, Row, growth_exponent
+
+__all__ = ["format_table", "format_value"]
+
+NOTHING = "-"
+
+
+def format_value(value: float, unit: str) -> str:
+    """Return a value with so many digits as mean something, and its unit."""
+    if unit == "s" and value < 0.1:
+        return f"{_rounded(1000 * value)} ms"
+    return f"{_rounded(value)} {unit}".rstrip()
+
+
+def format_table(bench: str, rows: Sequence[Row], limit_s: float) -> str:
+    """Return a table of all rows, and what has to be said below it.
+
+    Ratios are to the first backend with the same number of nodes.
+
+    Args:
+        bench: One of `figures.MEASURES`.
+        rows: The samples; those of the first backend of each size come first.
+        limit_s: What is told of those that were not done in time.
+    """
+    first, *others = MEASURES[bench]
+    others = [measure for measure in others if any(row.summary(measure.name) for row in rows)]
+    heads = ["nodes", "backend", f"{first.title}: median", "min", "max", "ratio"]
+    heads += [measure.title for measure in others] + ["limited by"]
+    lines = [heads, *(_cells(row, rows, first, others, limit_s) for row in rows)]
+    return "\n".join([*_aligned(lines), *_growth(rows, first)])
+
+
+def _cells(
+    row: Row, rows: Sequence[Row], first: Measure, others: Sequence[Measure], limit_s: float
+) -> list[str]:
+    summary = row.summary(first.name)
+    cells = [str(row.nodes), row.backend]
+    if summary is None:
+        return [*cells, f"not in {limit_s:g} s", *[NOTHING] * (len(others) + 3), row.limited_by]
+    cells += [format_value(value, first.unit) for value in summary]
+    cells.append(_ratio(row, rows, first))
+    for measure in others:
+        other = row.summary(measure.name)
+        cells.append(format_value(other.median, measure.unit) if other else NOTHING)
+    return [*cells, NOTHING if row.limited_by == NOBODY else row.limited_by]
+
+
+def _ratio(row: Row, rows: Sequence[Row], measure: Measure) -> str:
+    base = next(other for other in rows if other.nodes == row.nodes).summary(measure.name)
+    own = row.summary(measure.name)
+    if base is None or own is None or not base.median:
+        return NOTHING
+    return f"{own.median / base.median:.2f}"
+
+
+def _growth(rows: Sequence[Row], measure: Measure) -> list[str]:
+    """Return how each backend's figure grows, from each number of nodes to the next."""
+    lines = []
+    for backend in dict.fromkeys(row.backend for row in rows):
+        points = [
+            (row.nodes, summary.median)
+            for row in sorted(rows, key=lambda row: row.nodes)
+            if row.backend == backend
+            and (summary := row.summary(measure.name)) is not None
+            and summary.median > 0
+        ]
+        steps = [
+            f"{smaller[0]} to {larger[0]}: {growth_exponent(smaller, larger):.2f}"
+            for smaller, larger in pairwise(points)
+        ]
+        if steps:
+            lines.append(f"{backend} grows with the power {', '.join(steps)}")
+    return ["", *lines] if lines else []
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines with columns of one width: names to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = []
+    for cells in lines:
+        padded = [
+            cell.ljust(width) if number == 1 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        aligned.append("  ".join(padded).rstrip())
+    return aligned
+
+
+def _rounded(value: float) -> str:
+    """Return three significant digits, and all of a whole number."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
