@@ -3,82 +3,127 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quorate.bench.figures import FORMAT, MEASURES
 from quorate.etcd.server import EtcdServer
 from tests.e2e.cluster import Cluster
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def two_hundred_agents_join(cluster: Cluster, backend: str, *flags: str) -> dict[str, Any]:
-    bench = cluster.quorate(
-        *("bench", "join", "--nodes", "200", "--repeat", "2", "--json", "--backend", backend),
-        *flags,
-    )
-    assert bench.exit_code(50.0) == 0, bench.report()
-    assert not bench.stderr
-    (line,) = bench.stdout
-    figures: dict[str, Any] = json.loads(line)
-    assert figures["bench"] == "join"
-    assert figures["nodes"] == 200
-    seconds = figures["seconds"]
-    assert len(seconds) == 2
-    assert 0 < figures["min_s"] == min(seconds)
-    assert figures["min_s"] <= figures["median_s"] <= figures["max_s"] == max(seconds)
-    return figures
+def measured(cluster: Cluster, bench: str, *arguments: str) -> list[dict[str, Any]]:
+    """Run a benchmark; return its rows, whose figures are those of its samples."""
+    program = cluster.quorate("bench", bench, *arguments, "--json", name="bench")
+    assert program.exit_code(50.0) == 0, program.report()
+    assert not program.stderr, program.report()
+    (line,) = program.stdout
+    made: dict[str, Any] = json.loads(line)
+    assert made["quorate_bench"] == FORMAT
+    assert made["bench"] == bench
+    rows: list[dict[str, Any]] = made["rows"]
+    names = {measure.name for measure in MEASURES[bench]}
+    for row in rows:
+        assert row["in_time"]
+        assert row["figures"].keys() <= names
+        assert row["samples"]
+    return rows
 
 
-@pytest.mark.parametrize("backend", ["quorate", "memory"])
-def test_two_hundred_agents_join(cluster: Cluster, backend: str, tmp_path: Path) -> None:
-    """With a token, in memory."""
-    token = tmp_path / "token"
-    token.write_text("a-shared-secret-of-ours")
-    token.chmod(0o600)
-    flags = ("--token-file", str(token)) if backend == "memory" else ()
-    figures = two_hundred_agents_join(cluster, backend, *flags)
-    assert figures["backend"] == backend
-    assert "writes" not in figures
+def test_a_join_is_compared_with_the_floor_and_the_direct_way(cluster: Cluster) -> None:
+    backends = ("--backend", "floor", "--backend", "memory", "--backend", "file")
+    rows = measured(cluster, "join", "--nodes", "4", "--repeat", "1", *backends)
+    assert [(row["backend"], row["nodes"]) for row in rows] == [
+        (backend, 4) for backend in ("floor", "memory", "file")
+    ]
+    for row in rows:
+        seconds = row["figures"]["seconds"]
+        assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
+        assert row["figures"]["load_cpu_s"]["min"] > 0
+    floor, memory = rows[0]["figures"], rows[1]["figures"]
+    assert floor["sent_bytes_per_agent"]["median"] == 100
+    assert 100 < memory["sent_bytes_per_agent"]["median"] < 1000
+    assert memory["server_cpu_s"]["min"] > 0
+
+
+def test_agents_in_several_processes_join_on_open_connections(cluster: Cluster) -> None:
+    options = ("--connected", "--load-processes", "2", "--backend", "quorate")
+    (row,) = measured(cluster, "join", "--nodes", "20", "--repeat", "1", *options)
+    assert row["figures"]["journal_bytes"]["median"] > 0
+
+
+@pytest.mark.torch
+def test_the_direct_way_over_a_tcpstore_is_compared_with_torch(cluster: Cluster) -> None:
+    backends = ("--backend", "c10d", "--backend", "torch-c10d")
+    rows = measured(cluster, "join", "--nodes", "3", "--repeat", "1", *backends)
+    assert [row["backend"] for row in rows] == ["c10d", "torch-c10d"]
+
+
+def test_a_dead_agent_is_told_after_the_grace(cluster: Cluster) -> None:
+    (row,) = measured(cluster, "regroup", "--nodes", "5", "--repeat", "1")
+    figures = row["figures"]
+    assert 2.0 <= figures["told_median_s"]["median"] <= figures["told_s"]["median"] < 10.0
+    assert 0 < figures["world_median_s"]["median"] <= figures["world_s"]["median"] < 10.0
+
+
+def test_idle_agents_are_watched(cluster: Cluster) -> None:
+    (row,) = measured(cluster, "steady", "--nodes", "20", "--period", "3")
+    figures = row["figures"]
+    assert 0 < figures["cpu_percent"]["median"] < 100
+    # Half of the keep-alive interval of 5 s passes between two beats.
+    assert figures["sent_bytes_per_agent_per_s"]["median"] > 1
+    assert figures["journal_bytes"]["median"] == 0
+
+
+def test_the_store_is_measured_by_operation(cluster: Cluster) -> None:
+    (row,) = measured(cluster, "store", "--nodes", "3", "--repeat", "1", "--operations", "5")
+    for operation in ("set", "get", "wait", "add"):
+        figures = row["figures"]
+        assert figures[f"{operation}_per_s"]["median"] > 0
+        p50, p99 = (figures[f"{operation}_p{share}_s"]["median"] for share in (50, 99))
+        assert 0 < p50 <= p99
+
+
+def test_agents_come_back_to_a_coordinator_that_was_killed(cluster: Cluster) -> None:
+    (row,) = measured(cluster, "reattach", "--nodes", "20", "--repeat", "1")
+    figures = row["figures"]
+    assert 0 < figures["first_s"]["median"] <= figures["seconds"]["median"]
+    assert figures["changed"]["max"] == 0
 
 
 @pytest.mark.etcd
-def test_two_hundred_agents_join_through_two_coordinators_on_etcd(cluster: Cluster) -> None:
-    """The writes are those of a few batches, not of two hundred agents."""
-    figures = two_hundred_agents_join(cluster, "etcd")
-    assert len(figures["writes"]) == 2
-    assert 0 < figures["median_writes"] < 50
-
-
-@pytest.mark.etcd
-def test_an_etcd_that_is_given_is_left_as_it_was(cluster: Cluster) -> None:
+def test_two_coordinators_on_an_etcd_write_batches_and_leave_nothing(cluster: Cluster) -> None:
     with EtcdServer() as server, server.get_client() as client:
         client.put(b"/quorate/others", b"x")
-        bench = cluster.quorate(
-            *("bench", "join", "--nodes", "20", "--repeat", "1"),
-            *("--backend", f"etcd://{server.get_endpoint()}"),
-        )
-        assert bench.exit_code(50.0) == 0, bench.report()
-        assert "writes to etcd" in bench.stdout[0]
+        url = f"etcd://{server.get_endpoint()}"
+        (row,) = measured(cluster, "join", "--nodes", "200", "--repeat", "1", "--backend", url)
+        assert 0 < row["figures"]["etcd_writes"]["median"] < 50
         assert [pair.key for pair in client.range(b"\0", b"\0").kvs] == [b"/quorate/others"]
 
 
 @pytest.mark.parametrize(
-    ("backend", "message"),
-    [("paper", "The backend 'paper' is unknown: use"), ("etcd://127.0.0.1:1", "a majority")],
+    ("bench", "backend", "message"),
+    [
+        ("join", "paper", "The backend 'paper' is unknown: use"),
+        ("join", "etcd://127.0.0.1:1", "a majority"),
+        ("steady", "floor", "'floor' is none: choose among"),
+    ],
 )
-def test_a_backend_that_is_none_is_told(cluster: Cluster, backend: str, message: str) -> None:
-    bench = cluster.quorate("bench", "join", "--nodes", "1", "--backend", backend)
-    assert bench.exit_code() > 0
-    (line,) = bench.stderr
+def test_what_cannot_be_measured_is_told_in_a_line(
+    cluster: Cluster, bench: str, backend: str, message: str
+) -> None:
+    program = cluster.quorate("bench", bench, "--nodes", "1", "--backend", backend)
+    assert program.exit_code() > 0
+    (line,) = program.stderr
     assert message in line
 
 
-def test_for_people_the_figures_are_in_one_line(cluster: Cluster) -> None:
+def test_for_people_there_is_a_table(cluster: Cluster) -> None:
     bench = cluster.quorate("bench", "join", "--nodes", "20", "--repeat", "1", name="bench")
     assert bench.exit_code() == 0, bench.report()
-    assert len(bench.stdout) == 1
-    assert "20" in bench.stdout[0]
-    assert "Traceback" not in bench.report()
+    head, row = bench.stdout
+    assert head.split()[:2] == ["nodes", "backend"]
+    assert row.split()[:2] == ["20", "quorate"]
+    assert not bench.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from quorate.bench.subjects import Service
+from quorate.bench.subjects import without_name_service
 from quorate.bench.tasks import (
     Begin,
     Close,
@@ -55,10 +55,10 @@ def shares(nodes: int, processes: int) -> list[range]:
 
 
 class Fleet:
-    """Load processes that are started for one service, and killed at the end.
+    """Load processes that are started for one measurement, and killed at the end.
 
     Args:
-        service: What the agents connect to.
+        kind: The kind of agents, see `quorate.bench.load`.
         parts: The numbers of the agents of each process.
         limit_s: How long blocking agents may try to join.
         clock: Measures how long answers take.
@@ -69,13 +69,14 @@ class Fleet:
 
     def __init__(
         self,
-        service: Service,
+        kind: str,
         parts: Sequence[range],
         limit_s: float,
         clock: Clock | None = None,
     ) -> None:
         _require_descriptors(max(map(len, parts)))
-        self._service = service
+        self._kind = kind
+        self._endpoints: list[str] = []
         self._parts = list(parts)
         self._limit_s = limit_s
         self._clock = clock or SystemClock()
@@ -89,7 +90,7 @@ class Fleet:
         try:
             for number in range(len(self._parts)):
                 log = Path(folder) / f"{number}.log"
-                self._loads.append(_Load(self._service.load, self._limit_s, log, wards))
+                self._loads.append(_Load(self._kind, self._limit_s, log, wards))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -110,6 +111,10 @@ class Fleet:
     def pids(self) -> list[int]:
         """The load processes that live."""
         return [load.pid for load in self._loads]
+
+    def meet_at(self, endpoints: list[str]) -> None:
+        """Tell where the agents connect; call it before anything else."""
+        self._endpoints = endpoints
 
     def begin(self, nodes: int, min_nodes: int) -> None:
         """Make all agents of a new run; a second call is for a run of its own.
@@ -135,9 +140,8 @@ class Fleet:
 
     def _begin(self, parts: Sequence[range], nodes: int, min_nodes: int) -> None:
         run_id = f"bench-{secrets.token_hex(4)}"
-        endpoints = self._service.endpoints
         for load, part in zip(self._loads, parts, strict=True):
-            load.tell(Begin(run_id, endpoints, nodes, min_nodes, part.start, len(part)))
+            load.tell(Begin(run_id, self._endpoints, nodes, min_nodes, part.start, len(part)))
         self.answers(Done, BEGIN_TIMEOUT_S)
 
     def ask(self, task: Task, kind: type[Kind], timeout_s: float) -> list[Kind]:
@@ -194,6 +198,7 @@ class _Load:
                 stderr=output,
                 pass_fds=[descriptor],
                 start_new_session=True,
+                env=without_name_service(),
             )
         self.pid = self._process.pid
         wards.add(self.pid)

@@ -259,7 +259,11 @@ def _crowd(
     parts = shares(together, min(processes, together))
     if apart:
         parts.append(range(together, nodes))
-    with subject.serving(nodes) as service, Fleet(service, parts, options.limit_s) as fleet:
+    with (
+        Fleet(subject.load, parts, options.limit_s) as fleet,
+        subject.serving(nodes) as service,
+    ):
+        fleet.meet_at(service.endpoints)
         if subject.is_rehearsed:
             fleet.rehearse(WARM_UP_NODES, options.limit_s)
         yield service, fleet

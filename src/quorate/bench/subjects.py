@@ -6,6 +6,7 @@ A subject is what the user names; a service is one life of its servers, of one m
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import subprocess
@@ -27,7 +28,7 @@ from quorate.launch.wards import Wards
 if TYPE_CHECKING:
     from quorate.etcd.client import EtcdClient
 
-__all__ = ["BACKENDS", "COORDINATED", "Service", "Subject", "subject"]
+__all__ = ["BACKENDS", "COORDINATED", "Service", "Subject", "subject", "without_name_service"]
 
 COORDINATED = {
     "quorate": "a coordinator with a journal",
@@ -65,15 +66,22 @@ class _Server:
         log: The file that its output goes to.
         wards: What ends it, however this process ends.
         ready: What its log says once it serves.
+        environment: Its environment; this process's own by default.
     """
 
     def __init__(
-        self, command: list[str], log: Path, wards: Wards, ready: re.Pattern[str] = _LISTENING
+        self,
+        command: list[str],
+        log: Path,
+        wards: Wards,
+        ready: re.Pattern[str] = _LISTENING,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self._command = command
         self._log = log
         self._wards = wards
         self._ready = ready
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self.endpoint = f"{HOST}:0"
 
@@ -102,6 +110,7 @@ class _Server:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env=self._environment,
             )
         self._wards.add(self._process.pid)
 
@@ -139,7 +148,6 @@ class Service:
     """The servers of one measurement.
 
     Args:
-        load: The kind of agents that use it, see `quorate.bench.load`.
         servers: The processes; the first one is the one that can be killed and started again.
         endpoints: Where agents meet, if not at the servers.
         written: Returns how much the backend has stored, by the name of the measure.
@@ -147,12 +155,10 @@ class Service:
 
     def __init__(
         self,
-        load: str,
         servers: list[_Server],
         endpoints: list[str] | None = None,
         written: Callable[[], dict[str, float]] = dict,
     ) -> None:
-        self.load = load
         self._servers = servers
         self._endpoints = endpoints
         self.written = written
@@ -177,7 +183,7 @@ class Subject:
     """What the user named.
 
     Args:
-        name: How the user named it.
+        name: How the user named it; `load` is the kind of its agents, see `quorate.bench.load`.
         is_coordinated: Whether agents of a coordinator are what it serves.
         is_durable: Whether its runs outlive its servers.
         serve: Starts its servers for so many agents, with wards and in a folder.
@@ -191,6 +197,7 @@ class Subject:
         is_durable: bool = False,
     ) -> None:
         self.name = name
+        self.load = SESSIONS if is_coordinated else name
         self.is_coordinated = is_coordinated
         self.is_durable = is_durable
         self._serve = serve
@@ -216,6 +223,16 @@ class Subject:
             self._serve(nodes, wards, Path(folder)) as service,
         ):
             yield service
+
+
+def without_name_service() -> dict[str, str]:
+    """Return an environment in which the C library asks no name server (resolv.conf(5)).
+
+    Everything that is measured has loopback addresses, and the name service is not the subject:
+    torch's TCPStore looks up the names of its peers, and where no name server answers each takes
+    5 s.
+    """
+    return os.environ | {"RES_OPTIONS": "attempts:0"}
 
 
 @contextlib.contextmanager
@@ -264,7 +281,7 @@ def _alone(name: str) -> Subject:
             return {"journal_bytes": sum(sizes)} if sizes else {}
 
         with _running([server]):
-            yield Service(SESSIONS, [server], None, written)
+            yield Service([server], None, written)
 
     return Subject(name, serve, True, name != "memory")
 
@@ -284,7 +301,7 @@ def _sharing(name: str, url: str, configuration: str) -> Subject:
         ]
         client, prefix = etcd_backend(own, configuration)
         with client, _removing(client, f"{prefix}/".encode()), _running(servers):
-            yield Service(SESSIONS, servers, None, lambda: _writes(client))
+            yield Service(servers, None, lambda: _writes(client))
 
     return Subject(name, serve, True, True)
 
@@ -293,12 +310,13 @@ def _peer(name: str) -> Subject:
     @contextlib.contextmanager
     def serve(nodes: int, wards: Wards, folder: Path) -> Iterator[Service]:
         if name == "file":
-            yield Service(name, [], [str(folder / "state")])
+            yield Service([], [str(folder / "state")])
             return
         program = [sys.executable, "-m", "quorate.bench.peer_server", name, str(nodes)]
-        server = _Server(program, folder / "server.log", wards)
+        log = folder / "server.log"
+        server = _Server(program, log, wards, environment=without_name_service())
         with _running([server]):
-            yield Service(name, [server])
+            yield Service([server])
 
     assert name in {*PEERS, FLOOR, FLOOR_UVLOOP}
     return Subject(name, serve)

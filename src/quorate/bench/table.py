@@ -42,14 +42,15 @@ def _cells(
 ) -> list[str]:
     summary = row.summary(first.name)
     cells = [str(row.nodes), row.backend]
+    limited_by = NOTHING if row.limited_by == NOBODY else row.limited_by
     if summary is None:
-        return [*cells, f"not in {limit_s:g} s", *[NOTHING] * (len(others) + 3), row.limited_by]
+        return [*cells, f"not in {limit_s:g} s", *[NOTHING] * (len(others) + 3), limited_by]
     cells += [format_value(value, first.unit) for value in summary]
     cells.append(_ratio(row, rows, first))
     for measure in others:
         other = row.summary(measure.name)
         cells.append(format_value(other.median, measure.unit) if other else NOTHING)
-    return [*cells, NOTHING if row.limited_by == NOBODY else row.limited_by]
+    return [*cells, limited_by]
 
 
 def _ratio(row: Row, rows: Sequence[Row], measure: Measure) -> str:

@@ -11,7 +11,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 __all__ = ["torch_handler"]
 
-# Without it each node looks its own machine's name up, and the name service is not the subject.
+# Without this each node looks its own machine's name up, and the name service is not the subject.
 HOST = "127.0.0.1"
 
 
