@@ -198,6 +198,8 @@ FLOORS: dict[str, str] = {
         bench.campaign
         bench.table
         bench.progress
+        bench.plot
+        bench.report
         bench
         cli.bench
         cli.demo
@@ -209,7 +211,7 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|store|session|herald|run|status|engine|door|refusals)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|store|session|herald|run|status|engine|door|refusals)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 

@@ -83,13 +83,9 @@ class _Meter:
         self.limited_by = ""
         self.elapsed_s = 0.0
 
-    def stop(self, elapsed_s: float | None = None) -> None:
-        """Read them again.
-
-        Args:
-            elapsed_s: How long it took, if that is known better.
-        """
-        self.elapsed_s = elapsed_s or self._clock.monotonic() - self._began_s
+    def stop(self) -> None:
+        """Read them again."""
+        self.elapsed_s = self._clock.monotonic() - self._began_s
         used = {pid: cpu_s(pid) - began for pid, began in self._began.items()}
         servers = [used[pid] for pid in self._servers]
         loads = [used[pid] for pid in self._loads]
@@ -123,8 +119,8 @@ def join(subject: Subject, nodes: int, options: Options) -> Sample:
             _connect(fleet, nodes, options)
         meter = _Meter(service, fleet, options.clock)
         reports = fleet.ask(Join(options.limit_s), Places, options.limit_s)
+        meter.stop()
         took_s = _took_s(reports, nodes)
-        meter.stop(took_s)
         if took_s is None:
             return Sample({}, meter.limited_by)
         _require_one_world(reports, nodes)

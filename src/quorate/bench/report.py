@@ -1,0 +1,113 @@
+"""Tables and plots of what `quorate bench --json` has printed.
+
+    python -m quorate.bench.report FOLDER
+
+It reads the documents `*.json` of a folder, and writes `tables.md` and a plot `*.svg` for each.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from quorate.bench.figures import FORMAT, MEASURES, Row, Sample
+from quorate.bench.plot import Line, plot
+from quorate.bench.table import format_table
+from quorate.errors import RendezvousSettingsError
+
+__all__ = ["Document", "main", "read", "write"]
+
+
+class _DocumentRow(msgspec.Struct):
+    backend: str
+    nodes: int
+    samples: list[Sample]
+
+
+class Document(msgspec.Struct):
+    """What `figures.document` returns, as far as it is read here.
+
+    Args:
+        quorate_bench: The form of the document.
+        bench: Which benchmark it is.
+        options: What it was asked for.
+        machine: What it ran on.
+        rows: Its samples.
+    """
+
+    quorate_bench: int
+    bench: str
+    options: dict[str, float | bool]
+    machine: dict[str, object]
+    rows: list[_DocumentRow]
+
+
+def read(body: bytes) -> Document:
+    """Return a document.
+
+    Raises:
+        RendezvousSettingsError: It is none, or of another release.
+    """
+    try:
+        document = msgspec.json.decode(body, type=Document)
+    except msgspec.MsgspecError as error:
+        raise RendezvousSettingsError(f"This is no document of `quorate bench`: {error}") from error
+    if document.quorate_bench != FORMAT or document.bench not in MEASURES:
+        raise RendezvousSettingsError(
+            f"This document has form {document.quorate_bench} ('{document.bench}'), and this "
+            f"release reads form {FORMAT}: measure again."
+        )
+    return document
+
+
+def write(folder: Path) -> None:
+    """Write the tables and plots of all documents in a folder.
+
+    Raises:
+        RendezvousSettingsError: One of them is none.
+    """
+    parts = []
+    for path in sorted(folder.glob("*.json")):
+        document = read(path.read_bytes())
+        rows = [Row(row.backend, row.nodes, row.samples) for row in document.rows]
+        limit_s = float(document.options["limit_s"])
+        table = format_table(document.bench, rows, limit_s)
+        described = f"{document.bench}, {_told(document.options)}; {_told(document.machine)}"
+        parts.append(f"## {path.stem}\n\n{described}\n\n```text\n{table}\n```\n")
+        lines = _lines(document.bench, rows)
+        if lines:
+            first = MEASURES[document.bench][0]
+            drawn = plot(f"{path.stem}: {first.title}", first.unit, lines)
+            path.with_suffix(".svg").write_text(drawn, encoding="utf-8")
+    (folder / "tables.md").write_text("\n".join(["# Figures\n", *parts]), encoding="utf-8")
+
+
+def main() -> None:
+    """Run the program."""
+    write(Path(sys.argv[1]))
+
+
+def _lines(bench: str, rows: list[Row]) -> list[Line]:
+    name = MEASURES[bench][0].name
+    lines = []
+    for backend in dict.fromkeys(row.backend for row in rows):
+        points = [
+            (row.nodes, summary)
+            for row in sorted(rows, key=lambda row: row.nodes)
+            if row.backend == backend
+            and (summary := row.summary(name)) is not None
+            and summary.least > 0
+        ]
+        if points:
+            lines.append(Line(backend, points))
+    return lines
+
+
+def _told(mapping: dict[str, object] | dict[str, float | bool]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in mapping.items())
+
+
+if __name__ == "__main__":
+    main()
