@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from quorate.bench.fleet import Fleet, shares
@@ -25,14 +27,14 @@ def test_agents_are_shared_out_evenly(
 
 def test_more_agents_than_open_files_are_refused() -> None:
     with pytest.raises(RendezvousConnectionError, match="--load-processes"):
-        Fleet(FLOOR, [range(10**9)], LIMIT_S)
+        Fleet(FLOOR, [range(10**9)], LIMIT_S, os.environ)
 
 
 def test_several_processes_are_one_crowd() -> None:
     with (
-        Fleet(FLOOR, shares(5, 2), LIMIT_S) as fleet,
+        Fleet(FLOOR, shares(5, 2), LIMIT_S, os.environ) as fleet,
         subject(FLOOR) as floor,
-        floor.serving(5) as service,
+        floor.serving(5, os.environ) as service,
     ):
         fleet.meet_at(service.endpoints)
         fleet.rehearse(4, LIMIT_S)
@@ -43,7 +45,7 @@ def test_several_processes_are_one_crowd() -> None:
 
 
 def test_trouble_and_the_end_of_a_process_are_errors() -> None:
-    with Fleet(FLOOR, [range(1), range(1, 2)], LIMIT_S) as fleet:
+    with Fleet(FLOOR, [range(1), range(1, 2)], LIMIT_S, os.environ) as fleet:
         fleet.meet_at(["127.0.0.1:1"])
         fleet.begin(2, 2)
         with pytest.raises(RendezvousError, match="could not do their part"):

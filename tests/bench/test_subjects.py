@@ -29,7 +29,7 @@ def test_a_coordinator_is_started_killed_and_started_again(until: Callable[..., 
     with subject("quorate") as quorate:
         assert quorate.is_coordinated
         assert quorate.is_durable
-        with quorate.serving(3) as service:
+        with quorate.serving(3, os.environ) as service:
             (first,) = service.pids
             (endpoint,) = service.endpoints
             assert service.written()["journal_bytes"] >= 0
@@ -43,12 +43,12 @@ def test_a_coordinator_is_started_killed_and_started_again(until: Callable[..., 
 
 
 def test_what_is_no_coordinator_says_so() -> None:
-    with subject(FLOOR) as floor, floor.serving(3) as service:
+    with subject(FLOOR) as floor, floor.serving(3, os.environ) as service:
         assert not floor.is_coordinated
         assert floor.is_rehearsed
         assert len(service.pids) == 1
         assert service.written() == {}
-    with subject("file") as file, file.serving(3) as service:
+    with subject("file") as file, file.serving(3, os.environ) as service:
         assert service.pids == []
         assert not file.is_rehearsed
 
@@ -56,11 +56,11 @@ def test_what_is_no_coordinator_says_so() -> None:
 def test_one_that_does_not_start_is_told_with_its_last_word(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such luck')"]
     with Wards(1.0) as wards:
-        server = _Server(command, tmp_path / "log", wards)
+        server = _Server(command, tmp_path / "log", wards, os.environ)
         with pytest.raises(RendezvousConnectionError, match="did not start: no such luck"):
             server.start()
         server.kill()
 
 
 def test_no_name_server_is_asked() -> None:
-    assert without_name_service() == os.environ | {"RES_OPTIONS": "attempts:0"}
+    assert without_name_service({"A": "B"}) == {"A": "B", "RES_OPTIONS": "attempts:0"}

@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +61,7 @@ class Fleet:
         kind: The kind of agents, see `quorate.bench.load`.
         parts: The numbers of the agents of each process.
         limit_s: How long blocking agents may try to join.
+        environment: The environment of the processes; it may name a token.
         clock: Measures how long answers take.
 
     Raises:
@@ -72,6 +73,7 @@ class Fleet:
         kind: str,
         parts: Sequence[range],
         limit_s: float,
+        environment: Mapping[str, str],
         clock: Clock | None = None,
     ) -> None:
         _require_descriptors(max(map(len, parts)))
@@ -79,6 +81,7 @@ class Fleet:
         self._endpoints: list[str] = []
         self._parts = list(parts)
         self._limit_s = limit_s
+        self._environment = without_name_service(environment)
         self._clock = clock or SystemClock()
         self._closing = contextlib.ExitStack()
         self._loads: list[_Load] = []
@@ -90,7 +93,7 @@ class Fleet:
         try:
             for number in range(len(self._parts)):
                 log = Path(folder) / f"{number}.log"
-                self._loads.append(_Load(self._kind, self._limit_s, log, wards))
+                self._loads.append(_Load(self._kind, self._limit_s, log, wards, self._environment))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -184,7 +187,9 @@ class Fleet:
 class _Load:
     """One load process."""
 
-    def __init__(self, kind: str, limit_s: float, log: Path, wards: Wards) -> None:
+    def __init__(
+        self, kind: str, limit_s: float, log: Path, wards: Wards, environment: Mapping[str, str]
+    ) -> None:
         self._log = log
         self._wards = wards
         self._connection, theirs = multiprocessing.Pipe()
@@ -198,7 +203,7 @@ class _Load:
                 stderr=output,
                 pass_fds=[descriptor],
                 start_new_session=True,
-                env=without_name_service(),
+                env=environment,
             )
         self.pid = self._process.pid
         wards.add(self.pid)

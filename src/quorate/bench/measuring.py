@@ -52,6 +52,7 @@ class Options:
         period_s: `steady`: how long is watched.
         operations: `store`: how many operations of a kind each agent does.
         load_processes: How many load processes there are; by default as many as are of use.
+        environment: The environment of servers and load; it may name a token.
         clock: The time.
     """
 
@@ -60,6 +61,7 @@ class Options:
     period_s: float = 20.0
     operations: int = 20
     load_processes: int | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     clock: Clock = field(default_factory=SystemClock)
 
 
@@ -256,8 +258,8 @@ def _crowd(
     if apart:
         parts.append(range(together, nodes))
     with (
-        Fleet(subject.load, parts, options.limit_s) as fleet,
-        subject.serving(nodes) as service,
+        Fleet(subject.load, parts, options.limit_s, options.environment) as fleet,
+        subject.serving(nodes, options.environment) as service,
     ):
         fleet.meet_at(service.endpoints)
         if subject.is_rehearsed:

@@ -25,6 +25,7 @@ from quorate.coordinator.client import Client
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import Place
+from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousSettingsError, RendezvousTimeoutError
 from quorate.identity import Endpoint, parse_rendezvous_endpoint
 from quorate.wire.messages import (
@@ -60,6 +61,7 @@ class _Agent(Client):
         settings: RendezvousSettings,
         counted: Countdown,
         dialing: asyncio.Semaphore,
+        token: Token | None,
     ) -> None:
         session = secrets.token_hex(8)
         hello = Hello(
@@ -78,6 +80,7 @@ class _Agent(Client):
             interval_s,
             loop=asyncio.get_running_loop(),
             dialing=dialing,
+            token=token,
         )
         self.number = number
         self.place: Place | None = None
@@ -189,9 +192,10 @@ class SessionCrowd:
         """See `Crowd`."""
         settings = RendezvousSettings(task.run_id, task.min_nodes, task.nodes)
         dialing = asyncio.Semaphore(DIALING_MAX)
+        token = token_from()
         endpoints = [parse_rendezvous_endpoint(endpoint, 0) for endpoint in task.endpoints]
         self._agents = [
-            _Agent(number, _rotated(endpoints, number), settings, self._counted, dialing)
+            _Agent(number, _rotated(endpoints, number), settings, self._counted, dialing, token)
             for number in range(task.first, task.first + task.count)
         ]
 

@@ -6,16 +6,15 @@ A subject is what the user names; a service is one life of its servers, of one m
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from quorate.bench.load import FLOOR, FLOOR_UVLOOP, SESSIONS
 from quorate.bench.threads import PEERS
@@ -65,8 +64,8 @@ class _Server:
         command: Its command line; `{endpoint}` stands for where it must listen.
         log: The file that its output goes to.
         wards: What ends it, however this process ends.
+        environment: Its environment.
         ready: What its log says once it serves.
-        environment: Its environment; this process's own by default.
     """
 
     def __init__(
@@ -74,8 +73,8 @@ class _Server:
         command: list[str],
         log: Path,
         wards: Wards,
+        environment: Mapping[str, str],
         ready: re.Pattern[str] = _LISTENING,
-        environment: dict[str, str] | None = None,
     ) -> None:
         self._command = command
         self._log = log
@@ -179,6 +178,22 @@ class Service:
         self._servers[0].spawn()
 
 
+class Site(NamedTuple):
+    """Where and for whom servers are started.
+
+    Args:
+        nodes: How many agents will come at most.
+        environment: The environment of the servers.
+        wards: What ends them.
+        folder: Where they keep their files.
+    """
+
+    nodes: int
+    environment: Mapping[str, str]
+    wards: Wards
+    folder: Path
+
+
 class Subject:
     """What the user named.
 
@@ -186,13 +201,13 @@ class Subject:
         name: How the user named it; `load` is the kind of its agents, see `quorate.bench.load`.
         is_coordinated: Whether agents of a coordinator are what it serves.
         is_durable: Whether its runs outlive its servers.
-        serve: Starts its servers for so many agents, with wards and in a folder.
+        serve: Starts its servers.
     """
 
     def __init__(
         self,
         name: str,
-        serve: Callable[[int, Wards, Path], AbstractContextManager[Service]],
+        serve: Callable[[Site], AbstractContextManager[Service]],
         is_coordinated: bool = False,
         is_durable: bool = False,
     ) -> None:
@@ -208,11 +223,12 @@ class Subject:
         return self.is_coordinated or self.name in {FLOOR, FLOOR_UVLOOP}
 
     @contextlib.contextmanager
-    def serving(self, nodes: int) -> Iterator[Service]:
+    def serving(self, nodes: int, environment: Mapping[str, str]) -> Iterator[Service]:
         """Run its servers for as long as the block lasts.
 
         Args:
             nodes: How many agents will come at most.
+            environment: The environment of the servers; it may name a token.
 
         Raises:
             RendezvousConnectionError: They do not start.
@@ -220,19 +236,19 @@ class Subject:
         with (
             tempfile.TemporaryDirectory(prefix="quorate-bench-") as folder,
             Wards(GRACE_S) as wards,
-            self._serve(nodes, wards, Path(folder)) as service,
+            self._serve(Site(nodes, environment, wards, Path(folder))) as service,
         ):
             yield service
 
 
-def without_name_service() -> dict[str, str]:
+def without_name_service(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which the C library asks no name server (resolv.conf(5)).
 
     Everything that is measured has loopback addresses, and the name service is not the subject:
     torch's TCPStore looks up the names of its peers, and where no name server answers each takes
     5 s.
     """
-    return os.environ | {"RES_OPTIONS": "attempts:0"}
+    return {**environment, "RES_OPTIONS": "attempts:0"}
 
 
 @contextlib.contextmanager
@@ -271,13 +287,12 @@ def subject(name: str, configuration: str = "") -> Iterator[Subject]:
 
 def _alone(name: str) -> Subject:
     @contextlib.contextmanager
-    def serve(nodes: int, wards: Wards, folder: Path) -> Iterator[Service]:
-        del nodes
-        kept = ["--memory"] if name == "memory" else ["--state-dir", str(folder)]
-        server = _coordinator(kept, folder / "coordinator.log", wards)
+    def serve(site: Site) -> Iterator[Service]:
+        kept = ["--memory"] if name == "memory" else ["--state-dir", str(site.folder)]
+        server = _coordinator(kept, "coordinator.log", site)
 
         def written() -> dict[str, float]:
-            sizes = [path.stat().st_size for path in folder.glob("*.journal")]
+            sizes = [path.stat().st_size for path in site.folder.glob("*.journal")]
             return {"journal_bytes": sum(sizes)} if sizes else {}
 
         with _running([server]):
@@ -291,13 +306,11 @@ def _sharing(name: str, url: str, configuration: str) -> Subject:
     members = url.removeprefix("etcd://").partition("/")[0]
 
     @contextlib.contextmanager
-    def serve(nodes: int, wards: Wards, folder: Path) -> Iterator[Service]:
-        del nodes
+    def serve(site: Site) -> Iterator[Service]:
         own = f"etcd://{members}/quorate-bench-{secrets.token_hex(4)}"
         flags = ["--backend", own, "--backend-conf", configuration]
         servers = [
-            _coordinator(flags, folder / f"coordinator-{number}.log", wards)
-            for number in range(SHARING)
+            _coordinator(flags, f"coordinator-{number}.log", site) for number in range(SHARING)
         ]
         client, prefix = etcd_backend(own, configuration)
         with client, _removing(client, f"{prefix}/".encode()), _running(servers):
@@ -308,13 +321,13 @@ def _sharing(name: str, url: str, configuration: str) -> Subject:
 
 def _peer(name: str) -> Subject:
     @contextlib.contextmanager
-    def serve(nodes: int, wards: Wards, folder: Path) -> Iterator[Service]:
+    def serve(site: Site) -> Iterator[Service]:
         if name == "file":
-            yield Service([], [str(folder / "state")])
+            yield Service([], [str(site.folder / "state")])
             return
-        program = [sys.executable, "-m", "quorate.bench.peer_server", name, str(nodes)]
-        log = folder / "server.log"
-        server = _Server(program, log, wards, environment=without_name_service())
+        program = [sys.executable, "-m", "quorate.bench.peer_server", name, str(site.nodes)]
+        environment = without_name_service(site.environment)
+        server = _Server(program, site.folder / "server.log", site.wards, environment)
         with _running([server]):
             yield Service([server])
 
@@ -322,9 +335,9 @@ def _peer(name: str) -> Subject:
     return Subject(name, serve)
 
 
-def _coordinator(flags: list[str], log: Path, wards: Wards) -> _Server:
+def _coordinator(flags: list[str], log: str, site: Site) -> _Server:
     command = [sys.executable, "-m", "quorate", "serve", "--endpoint", "{endpoint}", *flags]
-    return _Server(command, log, wards, _READY)
+    return _Server(command, site.folder / log, site.wards, site.environment, _READY)
 
 
 @contextlib.contextmanager

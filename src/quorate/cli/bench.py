@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from quorate.bench.measuring import Options
 from quorate.bench.progress import Progress
 from quorate.bench.subjects import BACKENDS
 from quorate.bench.table import format_table
-from quorate.cli.common import CONTEXT_SETTINGS
+from quorate.cli.common import CONTEXT_SETTINGS, token_option
+from quorate.credentials import exported, token_from
 
 __all__ = ["command"]
 
@@ -84,6 +86,7 @@ def _shared_options(repeat: int) -> Callable[[Command], Command]:
             help="How many processes hold the agents. Default: as many as there are cores for, "
             "with a thousand agents each.",
         ),
+        token_option("The file of a secret that coordinators and agents use."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
     ]
 
@@ -150,7 +153,12 @@ def reattach(**shared: Any) -> None:
 
 
 def _run(bench: str, shared: dict[str, Any], **own: Any) -> None:
-    options = Options(limit_s=shared["limit_s"], load_processes=shared["load_processes"], **own)
+    options = Options(
+        limit_s=shared["limit_s"],
+        load_processes=shared["load_processes"],
+        environment=exported(token_from(shared["token_file"]), os.environ),
+        **own,
+    )
     with Progress(sys.stderr, shutil.get_terminal_size().columns) as progress:
         rows = measure(
             bench,
