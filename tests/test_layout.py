@@ -82,6 +82,7 @@ FLOORS: dict[str, str] = {
         coordinator.ledger
         coordinator.outbox
         coordinator.records
+        coordinator.stored_state
         coordinator.store
         coordinator.session
         coordinator.herald
@@ -211,7 +212,7 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|store|session|herald|run|status|engine|door|refusals)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|run|status|engine|door|refusals)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from quorate.coordinator.engine import Batch, Engine
 from quorate.coordinator.run import Run
+from quorate.coordinator.stored_state import StoredState
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
 from quorate.core.state import Place, RendezvousState, WorldName, check
@@ -37,7 +38,7 @@ from quorate.wire.messages import (
 )
 from tests.core.support import make_settings
 
-__all__ = ["RUN", "Agent", "Driver", "Peer"]
+__all__ = ["RUN", "Agent", "Driver", "Peer", "assert_stored"]
 
 RUN = "run"
 TICK_S = 0.25
@@ -301,6 +302,16 @@ class Driver:
             if run.state.agreed is not None:
                 check(run.state, run.settings)
             assert run.sessions.keys() == run.state.last_heartbeats.keys()
+            if self._in_flight is None:
+                assert_stored(self.ledger, run)
+
+
+def assert_stored(ledger: dict[str, bytes], run: Run) -> None:
+    """Check that the ledger holds the run's state as it is, the order of arrivals included."""
+    stored = StoredState(run.run_id).load(ledger)
+    assert stored == run.state
+    assert list(stored.wait_list) == list(run.state.wait_list)
+    assert list(stored.redundancy_list) == list(run.state.redundancy_list)
 
 
 def refusal(peer: Peer) -> Refused:

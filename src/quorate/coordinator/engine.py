@@ -29,13 +29,13 @@ from typing import NamedTuple
 import msgspec
 
 from quorate.clock import Clock
-from quorate.codec import decode_state, encode_state
 from quorate.coordinator.outbox import Outbox, Send
-from quorate.coordinator.records import EntryKey, parse_key, run_key, seen_key
+from quorate.coordinator.records import EntryKey, parse_key, seen_key
 from quorate.coordinator.run import Run
 from quorate.coordinator.session import Session
 from quorate.coordinator.status import report
 from quorate.coordinator.store import RunStore
+from quorate.coordinator.stored_state import StoredState
 from quorate.core.node import NodeProfile
 from quorate.core.observer import Observer
 from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
@@ -224,6 +224,7 @@ class Engine:
         self._mint = mint
         self._outbox = Outbox()
         self._stores: dict[str, RunStore] = {}
+        self._stored: dict[str, StoredState] = {}
         self._peers: dict[int, _Peer] = {}
         self._idle_since_s: dict[str, float] = {}
         self._store_deadlines: list[tuple[float, int, str, int, int]] = []
@@ -483,6 +484,7 @@ class Engine:
             raise RendezvousLimitError(
                 f"This coordinator already has {RUNS_MAX} runs: use another one."
             )
+        self._stored[run_id] = StoredState(run_id)
         self._add_run(run_id, RendezvousState(epoch=self._mint()))
 
     def _add_run(self, run_id: str, state: RendezvousState) -> Run:
@@ -506,32 +508,33 @@ class Engine:
                 changes |= store.changes
                 store.changes = {}
             if run.dirty:
-                run.dirty = False
+                nodes, run.touched, run.dirty = run.touched, {}, False
                 durable = True
-                changes[run_key(run_id)] = encode_state(run.state)
+                changes |= self._stored[run_id].changes(run.state, nodes)
                 moment = self._machine_clock.now().timestamp()
                 changes[seen_key(run_id)] = msgspec.msgpack.encode(moment)
         return changes, durable
 
     def _load(self, records: Mapping[str, bytes]) -> None:
         entries: dict[str, dict[EntryKey, bytes]] = {}
-        states: dict[str, RendezvousState] = {}
+        run_ids: list[str] = []
         seen: dict[str, float] = {}
         for text, value in records.items():
             with translating(_CORRUPT, f"Reading the entry {text!r} of the coordinator's ledger"):
                 key = parse_key(text)
                 if key.kind == "run":
-                    states[key.run_id] = decode_state(value)
+                    run_ids.append(key.run_id)
                 elif key.kind == "seen":
                     seen[key.run_id] = msgspec.msgpack.decode(value, type=float)
-                else:
+                elif key.kind != "amendment":
                     entries.setdefault(key.run_id, {})[key] = value
-        for run_id, state in states.items():
+        for run_id in run_ids:
             with translating(_CORRUPT, f"Loading the run '{run_id}' from the ledger"):
-                run = self._add_run(run_id, state)
+                stored = self._stored[run_id] = StoredState(run_id)
+                run = self._add_run(run_id, stored.load(records))
                 self._stores[run_id].load(entries.get(run_id, {}))
-            if state.world is not None:
-                self._stores[run_id].open(state.world.name)
+            if run.state.world is not None:
+                self._stores[run_id].open(run.state.world.name)
             # The stamp is this machine's own, and of the run's last change, which may be long ago:
             # it says how old a run is to which nobody was attached when the coordinator ended.
             age_s = self._machine_clock.now().timestamp() - seen.get(run_id, 0.0)
@@ -552,7 +555,8 @@ class Engine:
         self._idle_since_s.pop(run_id, None)
         del self.runs[run_id]
         store = self._stores.pop(run_id)
-        for key in (run_key(run_id), seen_key(run_id), *store.changes, *store.all_keys()):
+        stored = self._stored.pop(run_id).keys()
+        for key in (*stored, seen_key(run_id), *store.changes, *store.all_keys()):
             self._forgotten[key] = None
 
 

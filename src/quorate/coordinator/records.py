@@ -10,25 +10,36 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["EntryKey", "StoreResult", "entry_key", "parse_key", "result_key", "run_key", "seen_key"]
+__all__ = [
+    "EntryKey",
+    "StoreResult",
+    "amendment_key",
+    "entry_key",
+    "parse_key",
+    "result_key",
+    "run_key",
+    "seen_key",
+]
 
-_RUN, _SEEN, _ENTRY, _RESULT = "run", "seen", "entry", "result"
+_RUN, _AMENDMENT, _SEEN, _ENTRY, _RESULT = "run", "amendment", "seen", "entry", "result"
 
 
 class EntryKey(NamedTuple):
     """A parsed key of the ledger.
 
     Args:
-        kind: What is stored: `run`, `seen`, `entry` or `result`.
+        kind: What is stored: `run`, `amendment`, `seen`, `entry` or `result`.
         run_id: The run it belongs to.
         space: For an entry, the epoch and round of its store.
         name: For an entry its key, for a result its session.
+        number: For an amendment, which one it is.
     """
 
     kind: str
     run_id: str
     space: tuple[str, int] | None = None
     name: str = ""
+    number: int = 0
 
 
 class StoreResult(msgspec.Struct, array_like=True):
@@ -48,6 +59,11 @@ class StoreResult(msgspec.Struct, array_like=True):
 def run_key(run_id: str) -> str:
     """Return the key of a run's state."""
     return f"{_RUN}\0{run_id}"
+
+
+def amendment_key(run_id: str, number: int) -> str:
+    """Return the key of one amendment to a run's state."""
+    return f"{_AMENDMENT}\0{run_id}\0{number}"
 
 
 def seen_key(run_id: str) -> str:
@@ -76,6 +92,8 @@ def parse_key(text: str) -> EntryKey:
         return EntryKey(kind, rest[0])
     if kind == _RESULT and len(rest) == 2:
         return EntryKey(kind, rest[0], name=rest[1])
+    if kind == _AMENDMENT and len(rest) == 2:
+        return EntryKey(kind, rest[0], number=int(rest[1]))
     if kind == _ENTRY and len(rest) == 4:
         return EntryKey(kind, rest[0], (rest[1], int(rest[2])), rest[3])
     raise ValueError(f"The key {text!r} is not one of a coordinator's ledger.")

@@ -2,7 +2,8 @@
 
 It holds the shared state, the sessions of the attached agents and their held joins; it runs the
 same operations and transitions as the direct way does. What it decides is marked in `dirty` and
-said into the outbox; the engine stores before it lets anything out (R14).
+said into the outbox; the engine stores before it lets anything out (R14). `touched` are the nodes
+that it concerned, so that no more has to be stored than that.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Run:
         self.state = state
         self.sessions: dict[NodeDesc, Session] = {}
         self.dirty = False
+        self.touched: dict[NodeDesc, None] = {}
         self.events: list[str] = []
         self._observer = observer
         self._outbox = outbox
@@ -220,7 +222,8 @@ class Run:
     def finish(self, session: Session, request: Finish) -> None:
         """Note that a member's work is done; once that holds for all, the run is closed."""
         changed = finish(self._context(session))
-        self.dirty |= changed
+        if changed:
+            self._touch(session.node)
         self._outbox.send(session.connection, Flag(request.id, changed))
         state = self.state
         if changed and not state.departed and state.finishing.keys() >= state.participants.keys():
@@ -273,7 +276,8 @@ class Run:
         if self._settings is not None and regroup_over(self.anyone()):
             late = drop_stragglers(self.state, self._observer)
             self._note(f"{len(late)} member(s) did not come back in time and lost their places")
-            self.dirty = self._line_may_move = True
+            self._touch(*late)
+            self._line_may_move = True
 
     def settle(self) -> None:
         """Draw the consequences of what has changed since the last call: complete, wake, tell."""
@@ -302,8 +306,10 @@ class Run:
         former = self.state.identities.get(node_id) if node_id else None
         self.sessions[session.node] = session
         admit(self._context(session))
-        self.dirty = self._line_may_move = True
+        self._touch(session.node)
+        self._line_may_move = True
         if former is not None and former != session.node:
+            self._touch(former)
             self._end_former(former, session)
 
     def _end_former(self, former: NodeDesc, session: Session) -> None:
@@ -369,7 +375,8 @@ class Run:
         self, session: Session, held: HeldJoin, ctx: RendezvousContext, decision: Decision
     ) -> None:
         apply(ctx, decision)
-        self.dirty = self._line_may_move = True
+        self._touch(session.node)
+        self._line_may_move = True
         if session.node not in self.state.last_heartbeats:
             self.sessions.pop(session.node, None)
         if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST:
@@ -460,7 +467,8 @@ class Run:
             session.join = None
         if session.node in self.state.last_heartbeats:
             withdraw(self.state, self.settings, session.node, reason, self._observer)
-            self.dirty = self._line_may_move = True
+            self._touch(session.node)
+            self._line_may_move = True
 
     def _close(self, reason: str) -> None:
         ctx = self.anyone()
@@ -517,6 +525,13 @@ class Run:
         self._note(decision.reason)
         self.dirty |= apply(ctx, decision)
         return True
+
+    def _touch(self, *nodes: NodeDesc) -> None:
+        """Note that something has happened to nodes, which has to be stored; the last one last."""
+        self.dirty = True
+        for node in nodes:
+            self.touched.pop(node, None)
+            self.touched[node] = None
 
     def _note(self, text: str) -> None:
         self.events.append(text)

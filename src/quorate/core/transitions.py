@@ -24,6 +24,7 @@ __all__ = [
     "apply",
     "drop_stragglers",
     "finish",
+    "forget_oldest_replaced",
     "withdraw",
 ]
 
@@ -149,12 +150,17 @@ def admit(ctx: RendezvousContext) -> None:
     if former is not None and former != node:
         withdraw(state, ctx.settings, former, f"replaced by {node}", ctx.observer)
         state.replaced[former] = str(node)
-        while len(state.replaced) > REPLACED_MAX:
-            del state.replaced[next(iter(state.replaced))]
+        forget_oldest_replaced(state)
     if node_id:
         state.identities[node_id] = node
     state.profiles[node] = ctx.profile
     _beat(ctx)
+
+
+def forget_oldest_replaced(state: RendezvousState) -> None:
+    """Keep no more than `REPLACED_MAX` former incarnations."""
+    while len(state.replaced) > REPLACED_MAX:
+        del state.replaced[next(iter(state.replaced))]
 
 
 def withdraw(

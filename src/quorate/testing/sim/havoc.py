@@ -7,8 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from quorate.codec import decode_state, encode_state
 from quorate.coordinator.records import run_key
+from quorate.coordinator.stored_state import StoredState
 from quorate.core.settings import AgreedSettings, RendezvousSettings
 from quorate.core.state import RendezvousState
 from quorate.testing.sim.agent import RUN, SimAgent
@@ -124,17 +124,18 @@ class Havoc:
 
     def edit_ledger(self) -> None:
         """Change the stored state as an operator does, while no coordinator is there."""
-        data = self._world.ledger.records.get(run_key(RUN))
-        if data is None or not self._edits:
+        records = self._world.ledger.records
+        if run_key(RUN) not in records or not self._edits:
             return
-        state = msgspec.structs.replace(decode_state(data), **self._edits.pop())
-        self._world.ledger.write({run_key(RUN): encode_state(state)})
+        stored = StoredState(RUN)
+        state = msgspec.structs.replace(stored.load(records), **self._edits.pop())
+        self._world.ledger.write(stored.changes(state, ()))
 
     def _edits_in_force(self) -> bool:
-        data = self._world.ledger.records.get(run_key(RUN))
-        if data is None:
+        records = self._world.ledger.records
+        if run_key(RUN) not in records:
             return False
-        state = decode_state(data)
+        state = StoredState(RUN).load(records)
         return state.held or state.desired_nodes is not None
 
     def _next(self) -> None:

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import msgspec
 
-from quorate.codec import decode_state
-from quorate.coordinator.records import StoreResult, result_key, run_key
+from quorate.coordinator.records import StoreResult, amendment_key, result_key, run_key
 from quorate.coordinator.run import Run
 from quorate.coordinator.store import ROUNDS_KEPT
+from quorate.coordinator.stored_state import StoredState
 from quorate.core.node import NodeDesc
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, RendezvousState, World, WorldName
@@ -37,6 +37,9 @@ from quorate.wire.messages import (
 
 __all__ = ["Watch"]
 
+# How the keys begin that the state lies under.
+STATE_KINDS = (run_key(""), amendment_key("", 0)[:-2])
+
 LOST = re.compile(r"lost (\S+): (its process ended|it was silent)")
 
 # A silent connection is noticed after an interval; then it is dialled again, with pauses of up to
@@ -51,8 +54,8 @@ _Nodes = tuple[NodeDesc, ...]
 
 
 @lru_cache(maxsize=4)
-def _decoded(data: bytes) -> RendezvousState:
-    return decode_state(data)
+def _loaded(records: tuple[tuple[str, bytes], ...]) -> RendezvousState:
+    return StoredState(RUN).load(dict(records))
 
 
 class Watch:
@@ -208,8 +211,10 @@ class Watch:
             )
 
     def _state(self) -> RendezvousState | None:
-        data = self.ledger.records.get(run_key(RUN))
-        return None if data is None else _decoded(data)
+        records = self.ledger.records
+        if run_key(RUN) not in records:
+            return None
+        return _loaded(tuple(item for item in records.items() if item[0].startswith(STATE_KINDS)))
 
     def _answering(
         self, coordinator: SimCoordinator, connection: int, message: Number | Flag | Value
