@@ -16,6 +16,7 @@ from quorate.identity import (
     bind_all,
     can_bind,
     is_loopback,
+    is_numeric,
     listening_addresses,
     outward_address,
     own_addresses,
@@ -202,6 +203,16 @@ def test_binding_what_is_not_ours_is_refused() -> None:
 )
 def test_loopback_is_known(host: str) -> None:
     assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "::1", "2001:db8::1"])
+def test_an_address_is_told_from_a_name(host: str) -> None:
+    assert is_numeric(host)
+
+
+@pytest.mark.parametrize("host", ["node1", "10.0.0", "fe80::1%eth0", "", "a\0b", "\u00fc"])
+def test_a_name_is_told_from_an_address(host: str) -> None:
+    assert not is_numeric(host)
 
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "node1", "::2", "::ffff:10.0.0.1", "localhost.x"])

@@ -24,6 +24,7 @@ __all__ = [
     "bind_all",
     "can_bind",
     "is_loopback",
+    "is_numeric",
     "listening_addresses",
     "outward_address",
     "own_addresses",
@@ -234,6 +235,15 @@ def bind_all(addresses: Sequence[ResolvedAddress], port: int) -> list[socket.soc
         if listeners is not None:
             return listeners
     return None
+
+
+def is_numeric(host: str) -> bool:
+    """Return whether a host is an address and needs no name service; one with a scope may."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, UnicodeError, ValueError):
+            socket.inet_pton(family, host)
+            return True
+    return False
 
 
 def is_loopback(host: str) -> bool:

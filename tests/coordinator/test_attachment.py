@@ -233,6 +233,22 @@ class TestBeating:
                 tell(attachment, Pong(message.sequence), now_s=now_s)
         assert beats == [2.0, 4.0, 6.0, 8.0]
 
+    def test_it_knows_when_it_has_to_be_looked_at(self) -> None:
+        """A beat is due, or the connection is dead, at that very moment and not before."""
+        attachment = attached(now_s=10.0)
+        beat_s = attachment.tick_at_s(10.0)
+        assert beat_s == 10.0 + INTERVAL_S / 2
+        assert not attachment.tick(beat_s)
+        assert said(attachment) == [Ping(1)]
+        assert attachment.tick_at_s(beat_s) == beat_s + INTERVAL_S / 2
+        assert not attachment.tick(beat_s + INTERVAL_S / 2)
+        dead_s = attachment.tick_at_s(beat_s + INTERVAL_S / 2)
+        assert dead_s == beat_s + INTERVAL_S
+        assert attachment.tick(dead_s)
+
+    def test_without_a_connection_there_is_little_to_look_at(self) -> None:
+        assert make().tick_at_s(7.0) == 7.0 + INTERVAL_S / 2
+
     def test_a_request_is_a_beat_too(self) -> None:
         attachment = attached()
         ask(attachment, leave, 1.0)

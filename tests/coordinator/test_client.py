@@ -158,6 +158,18 @@ def test_a_name_that_the_name_service_does_not_know(
     assert "Errno" not in str(caught.value)
 
 
+def test_a_connection_that_is_reset_before_the_first_word(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def reset_at_once(make: Callable[[], Any], *_: object) -> tuple[None, Any]:
+        return None, make()
+
+    monkeypatch.setattr(background_loop(), "create_connection", reset_at_once)
+    client = make_client(Endpoint(LOOPBACK, 1))
+    with pytest.raises(RendezvousConnectionError, match="the connection was reset"):
+        ask(client, 0.2)
+
+
 def test_another_program_that_talks(
     make_client: MakeClient, make_server: Callable[[bytes], FakeServer]
 ) -> None:

@@ -66,6 +66,9 @@ class Phase(Enum):
     ENDED = "ended"
 
 
+_CONNECTED = (Phase.GREETING, Phase.ATTACHED)
+
+
 class Outcome(NamedTuple):
     """The answer to a request, or the error that it ended in."""
 
@@ -270,13 +273,21 @@ class Attachment:
         Returns:
             Whether the connection is dead: abort it, and say so with `lost`.
         """
-        if self.phase not in {Phase.GREETING, Phase.ATTACHED}:
+        if self.phase not in _CONNECTED:
             return False
         if self._asked_since_s is not None and now_s - self._asked_since_s >= self._interval_s:
             return True
         if self._may_speak() and now_s - self._spoke_s >= self._interval_s / 2:
             self._ping(now_s)
         return False
+
+    def tick_at_s(self, now_s: float) -> float:
+        """Return when `tick` has something to do, unless something else happens before."""
+        if self.phase not in _CONNECTED:
+            return now_s + self._interval_s / 2
+        beat_s = self._spoke_s + self._interval_s / 2
+        asked_s = self._asked_since_s
+        return beat_s if asked_s is None else min(beat_s, asked_s + self._interval_s)
 
     def end(self, error: RendezvousError) -> None:
         """End the session: everything that is unanswered, and every later request, fails."""
@@ -311,7 +322,7 @@ class Attachment:
 
     def _may_speak(self) -> bool:
         """Return whether more than the hello may be said on the present connection."""
-        connected = self.phase in {Phase.GREETING, Phase.ATTACHED}
+        connected = self.phase in _CONNECTED
         return connected and (self._trust is None or self._trust.challenged)
 
     def _ask_again(self, now_s: float) -> None:

@@ -29,7 +29,7 @@ from quorate.errors import (
     RendezvousSettingsError,
     RendezvousTimeoutError,
 )
-from quorate.identity import Endpoint, parse_rendezvous_endpoint
+from quorate.identity import Endpoint, is_numeric, parse_rendezvous_endpoint
 from quorate.wire.messages import Answer, Hello, Request
 
 __all__ = ["Client", "Kind", "answered", "background_loop"]
@@ -43,6 +43,9 @@ RESOLVE_TIMEOUT_S = 10.0
 # worth a word), and how often then.
 COMPLAIN_AFTER_S = 2.0
 COMPLAIN_EVERY_S = 10.0
+
+# However often something is due, a session looks no more often than this in a keep-alive interval.
+TICKS_MAX = 16
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -75,7 +78,6 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the interface of asyncio's, but not its class.
         self.transport = cast(asyncio.Transport, transport)
-        self._client.made(self)
 
     def data_received(self, data: bytes) -> None:
         self._client.received(self, data)
@@ -146,7 +148,7 @@ class Client:
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
-        self._loop.call_soon_threadsafe(self._start)
+        self._do(self._start)
 
     def submit(self, make_request: Callable[[int], Request]) -> concurrent.futures.Future[Answer]:
         """Ask something.
@@ -158,7 +160,7 @@ class Client:
             A future of the answer; cancelling it stops the asking.
         """
         future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
-        self._loop.call_soon_threadsafe(self._submit, make_request, future)
+        self._do(self._submit, make_request, future)
         return future
 
     def call(self, make_request: Callable[[int], Request], timeout_s: float) -> Answer:
@@ -238,6 +240,13 @@ class Client:
             self._connection = None
             self.attachment.lost(why, self._now_s())
 
+    def _do(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Run something in the loop's thread: at once if this is it."""
+        if self._in_loop():
+            callback(*arguments)
+        else:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
     def _in_loop(self) -> bool:
         try:
             return asyncio.get_running_loop() is self._loop
@@ -255,7 +264,7 @@ class Client:
             self.attachment.detached_since_s = self._now_s()
             self._task = self._loop.create_task(self._stay_connected())
             self._task.add_done_callback(self._stopped_connecting)
-            self._tick()
+            self._plan_tick()
 
     def _submit(
         self,
@@ -301,18 +310,25 @@ class Client:
         self.attachment.forget(request_id)
 
     def _tick(self) -> None:
-        self._ticker = self._loop.call_later(self._interval_s / 4, self._tick)
         if self.attachment.tick(self._now_s()) and self._connection is not None:
             connection, self._connection = self._connection, None
             why = f"it did not answer for {self._interval_s:g} s"
             self.attachment.lost(why, self._now_s())
             connection.reset()
         self._flush()
+        self._plan_tick()
+
+    def _plan_tick(self) -> None:
+        due_in_s = self.attachment.tick_at_s(self._now_s()) - self._now_s()
+        pause_s = max(due_in_s, self._interval_s / TICKS_MAX)
+        self._ticker = self._loop.call_later(pause_s, self._tick)
 
     async def _stay_connected(self) -> None:
         turn = 0
         while self.attachment.phase is not Phase.ENDED:
-            await asyncio.sleep(max(self.attachment.dial_at_s - self._now_s(), 0.0))
+            pause_s = self.attachment.dial_at_s - self._now_s()
+            if pause_s > 0:
+                await asyncio.sleep(pause_s)
             self._endpoint = self._next_endpoint(turn)
             connection = await self._dial(self._endpoint)
             if connection is not None:
@@ -351,38 +367,40 @@ class Client:
         return None
 
     async def _connect(self, endpoint: Endpoint) -> _Connection:
+        failure: Exception = OSError(f"{endpoint.host} has no address")
+        for address in await self._resolve(endpoint):
+            try:
+                connection = await self._connected(address, endpoint.port)
+            except OSError as error:
+                failure = error
+            else:
+                self.made(connection)
+                return connection
+        raise failure
+
+    async def _resolve(self, endpoint: Endpoint) -> list[str]:
+        """Return the addresses of an endpoint as numbers."""
+        if is_numeric(endpoint.host):
+            return [endpoint.host]
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
             found = await self._loop.getaddrinfo(
                 endpoint.host, endpoint.port, type=socket.SOCK_STREAM
             )
-        failure: Exception = OSError(f"{endpoint.host} has no address")
-        for family, _, _, _, sockaddr in found:
-            try:
-                raw = await self._connected_socket(family, sockaddr)
-            except OSError as error:
-                failure = error
-            else:
-                _, connection = await self._loop.create_connection(
-                    lambda: _Connection(self), sock=raw
-                )
-                return connection
-        raise failure
+        return [_numeric(sockaddr) for _, _, _, _, sockaddr in found]
 
-    async def _connected_socket(self, family: int, sockaddr: tuple[Any, ...]) -> socket.socket:
+    async def _connected(self, address: str, port: int) -> _Connection:
         """Connect, in bounded time.
 
         The bound ends here, before the first word: were a connection given up for lateness after
         its hello, its orderly end would look like that of a process (R8).
         """
-        raw = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            raw.setblocking(False)
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._loop.sock_connect(raw, sockaddr)
-        except BaseException:
-            raw.close()
-            raise
-        return raw
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, connection = await self._loop.create_connection(
+                lambda: _Connection(self), address, port
+            )
+        if connection.transport is None:
+            raise ConnectionResetError
+        return connection
 
     def _complain(self) -> None:
         """Say now and then that there is no coordinator (R16)."""
@@ -407,6 +425,12 @@ class Client:
                 handle.cancel()
         if self._connection is not None and self._connection.transport is not None:
             self._connection.transport.close()
+
+
+def _numeric(sockaddr: tuple[Any, ...]) -> str:
+    """Return the address in a socket address, with the scope of an IPv6 one (RFC 4007)."""
+    scope = sockaddr[3] if len(sockaddr) > 3 else 0
+    return f"{sockaddr[0]}%{scope}" if scope else sockaddr[0]
 
 
 def _told(error: Exception) -> str:

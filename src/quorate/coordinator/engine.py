@@ -465,11 +465,14 @@ class Engine:
             session.heard_s = self.now_s
 
     def _hear(self, peer: _Peer) -> None:
+        """Note a sign of life; no more follows from it, unless a failed close waits for it."""
         if peer.session is not None and peer.run_id in self.runs:
-            run = self._observed(peer.run_id)
-            run.heard(peer.session)
-            if self._in_flight is None:
-                run.finish_failed_close()
+            run = self.runs[peer.run_id]
+            run.observe()
+            if run.heard(peer.session):
+                self._touched.add(peer.run_id)
+                if self._in_flight is None:
+                    run.finish_failed_close()
 
     def _observed(self, run_id: str) -> Run:
         run = self.runs[run_id]

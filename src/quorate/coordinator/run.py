@@ -52,6 +52,10 @@ REASON_CHARACTERS_MAX = 1024
 
 _NO_DEADLINE = float("inf")
 
+# Tuples: to hash a member of an enumeration takes longer than to compare it.
+_REFUSING = (Action.ERROR_CLOSED, Action.ERROR_TIMEOUT)
+_WAITING = (Action.SYNC, Action.KEEP_ALIVE)
+
 
 class _FailedClose:
     """A close because the job failed, held until the others have answered (R7).
@@ -147,12 +151,18 @@ class Run:
         self._revive(session)
         return session, resumed
 
-    def heard(self, session: Session) -> None:
-        """Note a sign of life."""
+    def heard(self, session: Session) -> bool:
+        """Note a sign of life.
+
+        Returns:
+            Whether a failed close has waited for it: see `finish_failed_close`.
+        """
         self._revive(session)
         failed = self._failed_close
-        if failed is not None and session.node in failed.awaited:
-            failed.awaited.discard(session.node)
+        if failed is None or session.node not in failed.awaited:
+            return False
+        failed.awaited.discard(session.node)
+        return True
 
     def ended(self, session: Session, connection: int, finished: bool) -> None:
         """Note that a connection is gone.
@@ -363,10 +373,10 @@ class Run:
             if decision.action is Action.FINISH:
                 self._answer(session, None)
                 return
-            if decision.action in {Action.ERROR_CLOSED, Action.ERROR_TIMEOUT}:
+            if decision.action in _REFUSING:
                 self._refuse(session, held, decision)
                 return
-            if decision.action in {Action.SYNC, Action.KEEP_ALIVE}:
+            if decision.action in _WAITING:
                 held.reason = decision.reason
                 return
             self._carry_out(session, held, ctx, decision)
