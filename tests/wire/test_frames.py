@@ -37,6 +37,13 @@ def test_no_prefix_of_a_frame_is_a_body() -> None:
         assert list(reader.feed(data[length:])) == [BODY]
 
 
+def test_bodies_that_were_not_fetched_come_with_the_next_bytes() -> None:
+    reader = FrameReader()
+    data = frame(BODY) + frame(b"second") + frame(b"third")
+    assert next(iter(reader.feed(data[:-1]))) == BODY
+    assert list(reader.feed(data[-1:])) == [b"second", b"third"]
+
+
 def test_r15_the_largest_body_is_read_and_a_larger_one_is_refused() -> None:
     assert list(FrameReader(5).feed(frame(b"12345"))) == [b"12345"]
     with pytest.raises(RendezvousProtocolError, match="6 bytes"):

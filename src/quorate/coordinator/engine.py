@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
@@ -617,8 +618,12 @@ def _require_modest(profile: NodeProfile) -> None:
         )
 
 
+@lru_cache(maxsize=64)
 def _require_possible(run_id: str, settings: AgreedSettings) -> None:
-    """Refuse what no run can have: the first node's settings become everybody's."""
+    """Refuse what no run can have: the first node's settings become everybody's.
+
+    They are looked at once, and not for each of the thousands that come with the same.
+    """
     for key, value in msgspec.structs.asdict(settings).items():
         if isinstance(value, float) and not 0 <= value <= TIMEOUT_MAX_S:
             raise RendezvousSettingsError(

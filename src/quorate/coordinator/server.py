@@ -47,6 +47,9 @@ logger = logging.getLogger("quorate.coordinator")
 
 TICK_S = 0.25
 
+# How often dead connections are looked for, of which there are thousands.
+SCAN_S = 1.0
+
 # A peer that does not say hello in this time is no agent; agents say it in their first packet.
 GREETING_TIMEOUT_S = 10.0
 
@@ -65,6 +68,8 @@ UNCERTAIN = Waiting("uncertain", "what the coordinators share their runs in does
 
 class _Connection(asyncio.Protocol):
     """One peer's socket: bytes to messages, and back."""
+
+    __slots__ = ("_finished", "_reader", "_server", "greeted", "heard_s", "number", "transport")
 
     def __init__(self, server: CoordinatorServer) -> None:
         self._server = server
@@ -192,7 +197,7 @@ class CoordinatorServer:
         self._flush_planned = False
         self._writer = ThreadPoolExecutor(1, "quorate-writer")
         self._writing: asyncio.Task[None] | None = None
-        self._busy_s = self._clock.monotonic()
+        self._busy_s = self._scanned_s = self._clock.monotonic()
         self._stopped = asyncio.Event()
         self._deposed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -430,6 +435,9 @@ class CoordinatorServer:
 
     def _end_dead_connections(self) -> None:
         now_s = self.now_s()
+        if now_s - self._scanned_s < SCAN_S:
+            return
+        self._scanned_s = now_s
         for connection in list(self._connections.values()):
             limit_s = IDLE_TIMEOUT_S if connection.greeted else GREETING_TIMEOUT_S
             if now_s - connection.heard_s > limit_s and connection.transport is not None:

@@ -39,14 +39,17 @@ class FrameReader:
             from the next body on, in the same bytes too.
     """
 
+    __slots__ = ("_buffer", "_offset", "bytes_max")
+
     def __init__(self, bytes_max: int = GREETING_BYTES_MAX) -> None:
         self.bytes_max = bytes_max
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
+        self._offset = 0
 
     @property
     def buffered(self) -> int:
         """Return how many bytes of an unfinished frame are held."""
-        return len(self._buffer)
+        return len(self._buffer) - self._offset
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take received bytes and yield the bodies that they complete, oldest first.
@@ -55,21 +58,33 @@ class FrameReader:
             RendezvousProtocolError: The peer announces more than it may, or speaks another
                 protocol. Nothing more can be read from it.
         """
-        self._buffer += data
+        if self.buffered:
+            self._drop_read()
+            self._buffer += data
+        else:
+            # As a rule it is one whole message, or a few: they are read where they are.
+            self._buffer, self._offset = data, 0
         return self._bodies()
 
     def _bodies(self) -> Iterator[bytes]:
-        buffer = self._buffer
-        while len(buffer) >= _HEADER_BYTES:
-            header = bytes(buffer[:_HEADER_BYTES])
-            end = _HEADER_BYTES + int.from_bytes(header, "big")
-            if end - _HEADER_BYTES > self.bytes_max:
+        while self.buffered >= _HEADER_BYTES:
+            buffer, start = self._buffer, self._offset + _HEADER_BYTES
+            header = bytes(buffer[self._offset : start])
+            end = start + int.from_bytes(header, "big")
+            if end - start > self.bytes_max:
                 raise RendezvousProtocolError(self._refusal(header))
             if len(buffer) < end:
-                return
-            body = bytes(buffer[_HEADER_BYTES:end])
-            del buffer[:end]
-            yield body
+                break
+            self._offset = end
+            yield bytes(buffer[start:end])
+        self._drop_read()
+
+    def _drop_read(self) -> None:
+        """Keep the unfinished frame only, where it can grow without being copied."""
+        if not self.buffered:
+            self._buffer, self._offset = b"", 0
+        elif self._offset or isinstance(self._buffer, bytes):
+            self._buffer, self._offset = bytearray(self._buffer[self._offset :]), 0
 
     def _refusal(self, header: bytes) -> str:
         if header.isascii() and header.decode().isprintable():
