@@ -55,6 +55,17 @@ class Scene:
         return session
 
 
+def test_when_a_run_is_over_nobody_is_told_of_each_one_that_goes() -> None:
+    scene = Scene(members=4)
+    scene.state.closed = True
+    scene.lose(NODES[0])
+    scene.herald.tell()
+    scene.outbox.take()
+    scene.lose(NODES[1])
+    scene.herald.tell()
+    assert scene.outbox.take() == []
+
+
 def test_a_quiet_world_is_told_nothing() -> None:
     scene = Scene()
     scene.herald.tell()

@@ -121,7 +121,9 @@ class Herald:
     def _signature(self, waiting: int) -> tuple[object, ...]:
         """Return what has to differ for a push to be worth its N messages."""
         state = self._state
-        return (waiting > 0, len(state.departed), state.closed, state.complete, state.round)
+        # Of a closed run all go away: who goes is no news for thousands of others.
+        departed = bool(state.departed) if state.closed else len(state.departed)
+        return (waiting > 0, departed, state.closed, state.complete, state.round)
 
     def _waiting_for(self, session: Session) -> int:
         return nodes_waiting(self._context(session), session.holding)
