@@ -61,6 +61,8 @@ class Door:
         may_act: Whether the peer may change things as an operator.
     """
 
+    __slots__ = ("_hello", "_keys", "_nonce", "is_open", "may_act")
+
     def __init__(self, keys: Keys, nonce: bytes) -> None:
         self._keys = keys
         self._nonce = nonce

@@ -69,7 +69,16 @@ UNCERTAIN = Waiting("uncertain", "what the coordinators share their runs in does
 class _Connection(asyncio.Protocol):
     """One peer's socket: bytes to messages, and back."""
 
-    __slots__ = ("_finished", "_reader", "_server", "greeted", "heard_s", "number", "transport")
+    __slots__ = (
+        "_door",
+        "_finished",
+        "_reader",
+        "_server",
+        "greeted",
+        "heard_s",
+        "number",
+        "transport",
+    )
 
     def __init__(self, server: CoordinatorServer) -> None:
         self._server = server
@@ -181,6 +190,7 @@ class CoordinatorServer:
     ) -> None:
         self._listeners = listeners
         self._keys = keys or Keys()
+        self._open_door = Door(Keys(), b"")
         self._refusals = RefusalLog()
         self._closed_kept_s = closed_kept_s
         self._ledger = ledger
@@ -238,7 +248,9 @@ class CoordinatorServer:
         return self._clock.monotonic()
 
     def new_door(self) -> Door:
-        """Return the door of a new connection."""
+        """Return the door of a new connection; those that are open to everybody are one."""
+        if self._keys.token is None:
+            return self._open_door
         return Door(self._keys, secrets.token_bytes(NONCE_BYTES))
 
     def opened(self, connection: _Connection) -> None:
