@@ -29,6 +29,7 @@ from quorate.wire.messages import (
     Leave,
     Ping,
     Pong,
+    Probe,
     Refused,
     Reply,
     Request,
@@ -57,14 +58,20 @@ class Peer:
         self.received: list[Reply] = []
         self.read = 0
         self.beats = True
+        self.probe = 0
 
     def connect(self) -> None:
+        self.probe = 0
         self.connection = self.driver.open(self)
         self.say(self.hello)
 
     def say(self, message: Request) -> None:
         assert self.connection is not None
         self.driver.send(self.connection, message)
+
+    def ping(self) -> None:
+        """Say that it is alive, and which probe it has read last."""
+        self.say(Ping(1, self.probe))
 
     def cut(self, finished: bool = False) -> None:
         """End the connection; `finished` as the system does it for a process that ends."""
@@ -85,6 +92,8 @@ class Peer:
 
     def take_message(self, message: Reply) -> None:
         self.received.append(message)
+        if isinstance(message, Probe):
+            self.probe = message.number
 
 
 class Agent(Peer):
@@ -241,7 +250,7 @@ class Driver:
     def beat(self) -> None:
         for connection, peer in list(self.peers.items()):
             if peer.beats:
-                self.send(connection, Ping(0))
+                self.send(connection, Ping(0, peer.probe))
 
     def freeze(self, seconds: float) -> None:
         """Let time pass without a tick; what agents have said meanwhile is read afterwards."""

@@ -258,10 +258,22 @@ class TestBeating:
         attachment.tick(3.0)
         assert said(attachment) == [Ping(1)]
 
-    def test_r7_a_probe_is_answered_at_once(self) -> None:
+    def test_r7_a_probe_is_answered_at_once_with_its_number(self) -> None:
         attachment = attached()
-        tell(attachment, Probe())
-        assert said(attachment) == [Ping(1)]
+        tell(attachment, Probe(3))
+        assert said(attachment) == [Ping(1, 3)]
+        tell(attachment, Pong(1))
+        attachment.tick(2.0)
+        assert said(attachment) == [Ping(2, 3)]
+
+    def test_r7_a_probe_of_a_former_connection_is_forgotten(self) -> None:
+        attachment = attached()
+        tell(attachment, Probe(3))
+        attachment.lost("reset", 1.0)
+        attachment.connected("10.0.0.1", 1.0)
+        said(attachment)
+        attachment.tick(3.0)
+        assert said(attachment) == [Ping(2)], "another coordinator may have the number 3 too"
 
     def test_while_detached_nothing_is_said(self) -> None:
         attachment = make()

@@ -371,7 +371,7 @@ def test_a_probe_is_answered(
     ask(client)
     (connection,) = coordinator.server._connections.values()
     heard_s = connection.heard_s
-    coordinator.do(lambda: connection.write(frame(encode(Probe()))))
+    coordinator.do(lambda: connection.write(frame(encode(Probe(1)))))
     until(lambda: connection.heard_s > heard_s, what="the ping")
     client.close()
 

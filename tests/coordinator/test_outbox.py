@@ -9,13 +9,13 @@ from quorate.wire.messages import Pong, Probe, Refused
 def test_it_returns_what_was_said_in_order_and_forgets_it() -> None:
     outbox = Outbox()
     outbox.send(1, Pong(1))
-    outbox.send_all([2, None, 3], Probe())
+    outbox.send_all([2, None, 3], Probe(1))
     outbox.end(4, Refused("error", "no"))
     outbox.end(5)
     assert len(outbox) == 4
     assert outbox.take() == [
         Send((1,), Pong(1)),
-        Send((2, 3), Probe()),
+        Send((2, 3), Probe(1)),
         Send((4,), Refused("error", "no"), end=True),
         Send((5,), None, end=True),
     ]
@@ -25,8 +25,8 @@ def test_it_returns_what_was_said_in_order_and_forgets_it() -> None:
 def test_nobody_is_nobody() -> None:
     outbox = Outbox()
     outbox.send(None, Pong(1))
-    outbox.send_all([None, None], Probe())
-    outbox.send_all([], Probe())
+    outbox.send_all([None, None], Probe(1))
+    outbox.send_all([], Probe(1))
     outbox.end(None)
     assert len(outbox) == 0
 
@@ -34,6 +34,6 @@ def test_nobody_is_nobody() -> None:
 def test_connection_zero_is_a_connection() -> None:
     outbox = Outbox()
     outbox.send(0, Pong(1))
-    outbox.send_all([0], Probe())
+    outbox.send_all([0], Probe(1))
     outbox.end(0)
     assert [send.connections for send in outbox.take()] == [(0,), (0,), (0,)]

@@ -11,6 +11,7 @@ from quorate.wire.messages import (
     Failed,
     Finish,
     Flag,
+    GetWorld,
     Joined,
     Ping,
     Pong,
@@ -238,17 +239,66 @@ class TestFailedClose:
         request = a.close("it broke", FAILED)
         assert a.take() == []
         assert [type(message) for message in b.take()] == [Probe]
-        b.say(Ping(1))
+        b.ping()
         assert not driver.state.closed
-        c.say(Ping(1))
+        c.ping()
         assert a.last(Flag) == Flag(request, True)
         assert b.told.closed_reason == "it broke"
+
+    def test_r7_a_word_from_before_the_probe_is_no_answer(self) -> None:
+        driver = Driver(2, 3)
+        a, b, c = driver.world("a", "b", "c")
+        a.close("it broke", FAILED)
+        b.ping()
+        c.say(Ping(1))
+        c.say(GetWorld(7))
+        c.close("it broke here too", FAILED)
+        assert a.all(Flag) == [], "c said all this, died, and its words came late"
+        c.cut(finished=True)
+        driver.let_pass(2.25)
+        assert not a.last(Flag).value
+        assert not driver.state.closed
+
+    def test_r7_the_answer_to_a_former_probe_is_no_answer(self) -> None:
+        driver = Driver(1, 3)
+        a, b, c = driver.world("a", "b", "c")
+        a.close("it broke", FAILED)
+        c.leave()
+        assert not a.last(Flag).value, "c went without an answer"
+        rejoin(a, b)
+        b.close("it broke again", FAILED)
+        a.say(Ping(1, 0))
+        assert not driver.state.closed
+        a.ping()
+        assert b.last(Flag).value
+
+    def test_r7_whoever_was_away_is_asked_again(self) -> None:
+        driver = Driver(2, 2)
+        a, b = driver.world("a", "b")
+        b.cut()
+        a.close("it broke", FAILED)
+        b.reconnect()
+        assert [type(message) for message in b.take()] == [Welcome, Probe]
+        assert not driver.state.closed, "its hello may be from before the probe"
+        b.ping()
+        assert driver.state.closed
+
+    def test_r7_who_has_finished_is_not_awaited(self) -> None:
+        driver = Driver(1, 3)
+        a, b, c = driver.world("a", "b", "c")
+        b.say(Finish(1))
+        a.close("it broke", FAILED)
+        c.say(Finish(2))
+        c.cut(finished=True)
+        assert not driver.state.closed
+        driver.let_pass(2.25)
+        assert driver.state.closed_reason == "it broke"
 
     def test_r7_it_becomes_a_leave_if_a_member_is_lost(self) -> None:
         driver = Driver(1, 3)
         a, b, c = driver.world("a", "b", "c")
         a.close("it broke", FAILED)
-        b.say(Ping(1))
+        b.ping()
         c.cut(finished=True)
         driver.let_pass(2.25)
         assert not a.last(Flag).value
@@ -266,7 +316,7 @@ class TestFailedClose:
         spare.cut(finished=True)
         driver.let_pass(2.25)
         assert a.all(Flag) == []
-        b.say(Ping(1))
+        b.ping()
         assert a.last(Flag).value
 
     def test_r7_it_becomes_a_leave_if_a_member_is_lost_already(self) -> None:
@@ -285,6 +335,10 @@ class TestFailedClose:
         a.close("first", FAILED)
         b.close("second", FAILED)
         c.close("third", FAILED)
+        assert a.all(Flag) == [], "who asked may have died since"
+        a.ping()
+        b.ping()
+        c.ping()
         assert [agent.last(Flag).value for agent in (a, b, c)] == [True, True, True]
         assert driver.state.closed_reason == "first"
 
@@ -295,8 +349,8 @@ class TestFailedClose:
         a.close("it broke", FAILED)
         a.cut(finished=True)
         driver.let_pass(2.25)
-        b.say(Ping(1))
-        c.say(Ping(1))
+        b.ping()
+        c.ping()
         assert not driver.state.closed
         rejoin(b, c)
         assert places(b, c) == [0, 1] or places(c, b) == [0, 1]

@@ -100,7 +100,7 @@ def test_what_was_pushed_is_read_and_costs_no_word() -> None:
 
 def test_a_probe_is_answered_with_words_that_say_that_it_was_heard() -> None:
     desk = begun()
-    desk.tell(Probe(), first=2)
+    desk.tell(Probe(1), first=2)
     assert desk.correspondent.has_news
     assert desk.words().heard == 2
 

@@ -302,6 +302,31 @@ def test_r7_a_lease_is_no_answer_to_whether_others_live(other_lives: bool) -> No
     assert Flag(asked, other_lives) in [outcome.answer for outcome in a.outcomes]
 
 
+def test_r7_words_from_before_the_probe_are_no_answer() -> None:
+    post = Post(1, 3)
+    a, b = post.world("a", "b")
+    b.deaf = True
+    before = post.keys["b"].value
+    a.close("the job failed", FAILED)
+    post.put("b", before)
+    post.let_pass(3)
+    assert not post.state.closed, "b has died, and what it put before came late"
+    b.deaf = False
+    b.read(post.answers["b"])
+    post.carry()
+    assert post.state.closed
+
+
+def test_r7_a_node_that_begins_anew_is_probed_again() -> None:
+    post = Post(1, 3)
+    a, b = post.world("a", "b")
+    b.deaf = True
+    a.close("the job failed", FAILED)
+    b.deaf = False
+    b.begin()
+    assert post.state.closed
+
+
 def test_r12_an_explicit_node_id_has_one_life_at_a_time() -> None:
     post = Post(1, 3)
     first = post.node("a", node_id="n1")

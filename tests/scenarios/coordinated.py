@@ -21,6 +21,7 @@ from quorate.wire.messages import (
     Joined,
     Leave,
     Ping,
+    Probe,
     Refused,
     Reply,
     Request,
@@ -48,6 +49,7 @@ class CoordinatedAgent:
         self.alive = self.connected = True
         self.ended = False
         self.heard_s = 0.0
+        self.probe = 0
 
     @property
     def acts(self) -> bool:
@@ -77,6 +79,8 @@ class CoordinatedAgent:
             self.waits_for = message.reason
         elif isinstance(message, Changed):
             self.told = message
+        elif isinstance(message, Probe):
+            self.probe = message.number
         elif isinstance(message, Failed | Refused):
             self.pending = None
             return self._failed(error_of(message))
@@ -190,7 +194,7 @@ class CoordinatedWay(Way):
         return Engine(self._ledger, self._clock, lambda: f"e{next(self._numbers)}")
 
     def _connect(self, agent: CoordinatedAgent) -> None:
-        agent.connection = next(self._numbers)
+        agent.connection, agent.probe = next(self._numbers), 0
         self._by_connection[agent.connection] = agent
         self._engine.opened(agent.connection)
         self._send(agent, agent.hello())
@@ -212,7 +216,7 @@ class CoordinatedWay(Way):
         every_s = self._settings.keep_alive_interval.total_seconds() / BEATS_PER_INTERVAL
         for agent in self._agents.values():
             if self._clock.monotonic() - agent.heard_s >= every_s:
-                self._send(agent, Ping(0))
+                self._send(agent, Ping(0, agent.probe))
 
     def _deliver(self) -> None:
         """Store what is to be stored, then let its answers out, until nothing is left."""

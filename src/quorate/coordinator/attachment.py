@@ -174,6 +174,7 @@ class Attachment:
         self._requests: dict[int, bytes] = {}
         self._last_id = 0
         self._pings = 0
+        self._probe = 0
         self._tries = 0
         self._spoke_s = 0.0
         self._asked_since_s: float | None = None
@@ -228,6 +229,8 @@ class Attachment:
         self.last_error = "what listens there does not answer as a coordinator does"
         self._reader = FrameReader(FRAME_BYTES_MAX)
         self._asked_since_s = now_s
+        # Whoever decides now counts its own probes.
+        self._probe = 0
         if self._hello is None:
             self._hello = self._make_hello(local_addr)
         self._output.clear()
@@ -358,6 +361,7 @@ class Attachment:
 
     def _take_word(self, reply: Welcome | Refused | Answer | Push, now_s: float) -> None:
         if isinstance(reply, Probe):
+            self._probe = reply.number
             self._ping(now_s)
         elif isinstance(reply, Welcome):
             self._welcome(reply)
@@ -402,7 +406,7 @@ class Attachment:
 
     def _ping(self, now_s: float) -> None:
         self._pings += 1
-        self._say(frame(encode(Ping(self._pings))), now_s)
+        self._say(frame(encode(Ping(self._pings, self._probe))), now_s)
         if self._asked_since_s is None:
             self._asked_since_s = now_s
 

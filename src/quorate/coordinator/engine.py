@@ -260,7 +260,7 @@ class Engine:
         if peer is None or peer.refused:
             return
         self._read_clock()
-        self._hear(peer)
+        self._hear(peer, message.probe if isinstance(message, Ping) else 0)
         if isinstance(message, Ping):
             self._ready.append(Send((connection,), Pong(message.sequence)))
         elif self._in_flight is not None or self._batch_bytes >= BATCH_BYTES_MAX:
@@ -465,12 +465,12 @@ class Engine:
         if session is not None:
             session.heard_s = self.now_s
 
-    def _hear(self, peer: _Peer) -> None:
+    def _hear(self, peer: _Peer, probe: int) -> None:
         """Note a sign of life; no more follows from it, unless a failed close waits for it."""
         if peer.session is not None and peer.run_id in self.runs:
             run = self.runs[peer.run_id]
             run.observe()
-            if run.heard(peer.session):
+            if run.heard(peer.session, probe):
                 self._touched.add(peer.run_id)
                 if self._in_flight is None:
                     run.finish_failed_close()

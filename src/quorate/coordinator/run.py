@@ -58,13 +58,14 @@ _WAITING = (Action.SYNC, Action.KEEP_ALIVE)
 
 
 class _FailedClose:
-    """A close because the job failed, held until the others have answered (R7).
+    """A close because the job failed, held until the others have answered its probe (R7).
 
     One failure is often seen by several members: all who asked are answered, the first one's
-    reason counts.
+    reason counts. That they asked is no answer: they may have died since.
     """
 
-    def __init__(self, awaited: set[NodeDesc]) -> None:
+    def __init__(self, number: int, awaited: set[NodeDesc]) -> None:
+        self.number = number
         self.askers: dict[NodeDesc, tuple[Session, Close]] = {}
         self.awaited = awaited
 
@@ -95,6 +96,7 @@ class Run:
         self._deadline_order = count()
         self._ended: dict[NodeDesc, Session] = {}
         self._failed_close: _FailedClose | None = None
+        self._probes = count(1)
         self._places: dict[NodeDesc, Place] = {}
         self._phase: tuple[bool, int, bool] | None = None
         self._line_may_move = False
@@ -151,15 +153,19 @@ class Run:
         self._revive(session)
         return session, resumed
 
-    def heard(self, session: Session) -> bool:
+    def heard(self, session: Session, probe: int = 0) -> bool:
         """Note a sign of life.
+
+        Args:
+            session: Whose.
+            probe: The number of the last probe that it has read; 0 if it does not say (R7).
 
         Returns:
             Whether a failed close has waited for it: see `finish_failed_close`.
         """
         self._revive(session)
         failed = self._failed_close
-        if failed is None or session.node not in failed.awaited:
+        if failed is None or probe < failed.number or session.node not in failed.awaited:
             return False
         failed.awaited.discard(session.node)
         return True
@@ -244,11 +250,11 @@ class Run:
         members = self.state.participants if self.state.complete else {}
         failed = self._failed_close
         if failed is None:
-            failed = self._failed_close = _FailedClose(set(members) - {session.node})
-            awaited = [self.sessions[node].connection for node in members if node != session.node]
-            self._outbox.send_all(awaited, Probe())
+            awaited = members.keys() - self.state.finishing.keys() - {session.node}
+            failed = self._failed_close = _FailedClose(next(self._probes), awaited)
+            connections = [self.sessions[node].connection for node in members if node in awaited]
+            self._outbox.send_all(connections, Probe(failed.number))
         failed.askers[session.node] = (session, request)
-        failed.awaited.discard(session.node)
         if symptom:
             self._turn_failed_close_into_leave()
             return
@@ -288,6 +294,7 @@ class Run:
             self._note(f"{len(late)} member(s) did not come back in time and lost their places")
             self._touch(*late)
             self._line_may_move = True
+        self.finish_failed_close()
 
     def settle(self) -> None:
         """Draw the consequences of what has changed since the last call: complete, wake, tell."""
@@ -356,7 +363,10 @@ class Run:
         return RendezvousContext(NodeDesc("", 0, 0), self.state, self.settings, self._observer)
 
     def greet(self, session: Session) -> None:
-        """Tell an attached agent what has changed while it was away."""
+        """Tell an attached agent what has changed while it was away, and ask it what is asked."""
+        failed = self._failed_close
+        if failed is not None and session.node in failed.awaited:
+            self._outbox.send(session.connection, Probe(failed.number))
         self._herald.greet(session)
 
     def _advance(self, session: Session) -> None:
@@ -479,6 +489,8 @@ class Run:
             withdraw(self.state, self.settings, session.node, reason, self._observer)
             self._touch(session.node)
             self._line_may_move = True
+        if self._failed_close is not None and session.node in self._failed_close.awaited:
+            self._doubt_failed_close(session.node)
 
     def _close(self, reason: str) -> None:
         ctx = self.anyone()
@@ -488,9 +500,16 @@ class Run:
             self._note(f"closed: {self.state.closed_reason}")
 
     def _doubt_failed_close(self, lost: NodeDesc) -> None:
-        """Take a failure for a symptom if a member was lost; spares and newcomers do not count."""
-        world = self.state.world
-        if self._failed_close is not None and world is not None and lost in world.members:
+        """Take a failure for a symptom if a member was lost whose work was not done (R7).
+
+        Spares and newcomers do not count.
+        """
+        failed, world = self._failed_close, self.state.world
+        if failed is None or world is None or lost not in world.members:
+            return
+        if lost in self.state.finishing:
+            failed.awaited.discard(lost)
+        else:
             self._turn_failed_close_into_leave()
 
     def _turn_failed_close_into_leave(self) -> None:

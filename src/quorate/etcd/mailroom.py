@@ -75,6 +75,18 @@ class _Told(NamedTuple):
     body: bytes
 
 
+class _Probed(NamedTuple):
+    """The last probe of a node.
+
+    Args:
+        told: The number under which it was told: whoever has heard that one has read it.
+        probe: The number of the probe itself.
+    """
+
+    told: int
+    probe: int
+
+
 class _Node:
     """One connection: a node from one beginning to the next.
 
@@ -85,7 +97,16 @@ class _Node:
         lease: The lease of the key.
     """
 
-    __slots__ = ("attachment", "connection", "created", "ended", "last_id", "lease", "unheard")
+    __slots__ = (
+        "attachment",
+        "connection",
+        "created",
+        "ended",
+        "last_id",
+        "lease",
+        "probed",
+        "unheard",
+    )
 
     def __init__(self, connection: int, attachment: int, created: int, lease: int) -> None:
         self.connection = connection
@@ -94,6 +115,7 @@ class _Node:
         self.lease = lease
         self.last_id = 0
         self.ended = False
+        self.probed = _Probed(0, 0)
         self.unheard: list[_Told] = []
 
     def tell(self, told: _Told) -> None:
@@ -137,7 +159,9 @@ class Mailroom:
             return
         else:
             node.lease = key.lease
-            self._engine.receive(node.connection, Ping(0))
+            heard = words.heard if words.term == self._term else 0
+            answered = node.probed.probe if heard >= node.probed.told else 0
+            self._engine.receive(node.connection, Ping(0, answered))
         self._take(self._nodes[name], words, said[1:])
 
     def remove(self, name: str) -> None:
@@ -175,6 +199,8 @@ class Mailroom:
                 if send.message is not None and not isinstance(send.message, Pong):
                     told = _Told(next(self._numbers), type(send.message), body)
                     self._nodes[name].tell(told)
+                    if isinstance(send.message, Probe):
+                        self._nodes[name].probed = _Probed(told.number, send.message.number)
                     self._unsent[name] = None
                 if send.end:
                     self._end(name)

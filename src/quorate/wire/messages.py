@@ -160,9 +160,15 @@ class GetWorld(_Message, tag=5):
 
 
 class Ping(_Message, tag=6):
-    """Say that the session is alive; answered at once."""
+    """Say that the session is alive; answered at once.
+
+    Args:
+        sequence: Counts the pings of a session.
+        probe: The number of the last probe that was read on this connection; 0 before the first.
+    """
 
     sequence: int
+    probe: int = 0
 
 
 class Finish(_Message, tag=7):
@@ -332,7 +338,13 @@ class Pong(_Message, tag=40):
 
 
 class Probe(_Message, tag=41):
-    """Asks for a ping at once: somebody wants to know who is still alive (R7)."""
+    """Asks for a ping at once: somebody wants to know who is still alive (R7).
+
+    Only a ping that carries its number answers it. Any other word may have been said before the
+    probe was, by somebody who has died since.
+    """
+
+    number: int
 
 
 class Changed(_Message, tag=42):

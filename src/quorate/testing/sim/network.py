@@ -155,14 +155,12 @@ class Network:
         dark: The names of machines that are without power.
         listeners: Who accepts connections, by machine.
         arrived_s: When the last bytes of a process reached the machine of another.
-        spoken_s: When the last bytes of a process reached any other's machine.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self.dark: set[str] = set()
         self.listeners: dict[str, Peer] = {}
         self.arrived_s: dict[tuple[Peer, Peer], float] = {}
-        self.spoken_s: dict[Peer, float] = {}
         self._schedule = schedule
         self._numbers = count(1)
         self._blocked: set[tuple[str, str]] = set()
@@ -216,7 +214,7 @@ class Network:
 
     def heard(self, source: Peer, target: Peer) -> None:
         """Note that bytes have arrived."""
-        self.arrived_s[(source, target)] = self.spoken_s[source] = self._schedule.now_s
+        self.arrived_s[(source, target)] = self._schedule.now_s
 
     def is_blocked(self, source: Machine, target: Machine) -> bool:
         """Return whether nothing passes from one machine to the other."""

@@ -83,7 +83,7 @@ class Watch:
         self._adds: dict[WorldName, set[tuple[str, int]]] = {}
         self._values: dict[tuple[SimAgent, WorldName], bytes] = {}
         self._before: tuple[str, World | None, _Nodes, _Nodes] = ("", None, (), ())
-        self._blamed: dict[str, tuple[float, list[SimAgent]]] = {}
+        self._blamed: dict[str, list[SimAgent]] = {}
         self._open_since: tuple[object, float] | None = None
         self._called_since: tuple[object, float] | None = None
 
@@ -148,8 +148,7 @@ class Watch:
         world = self.rules.worlds.get(asker.holding) if asker.holding is not None else None
         members = world.members if world is not None else ()
         agents = [self.agents[str(member)] for member in members]
-        dead = [agent for agent in agents if not agent.alive]
-        self._blamed[reason] = (self._schedule.now_s, dead)
+        self._blamed[reason] = [agent for agent in agents if not agent.alive]
 
     # What agents hear.
 
@@ -198,17 +197,10 @@ class Watch:
                 self._no_symptom(state, state.world)
 
     def _no_symptom(self, state: RendezvousState, world: World) -> None:
-        """Check that a failure has not closed the run that a loss had caused (R7).
-
-        Of a member whose last words were still on their way when it died, that is not promised.
-        """
-        asked_s, blamed = self._blamed.get(state.closed_reason, (0.0, []))
-        for agent in blamed:
+        """Check that a failure has not closed the run that a loss had caused (R7)."""
+        for agent in self._blamed.get(state.closed_reason, ()):
             counts = agent.node in world.members and agent.node not in state.finishing
-            spoke = agent.network.spoken_s.get(agent, 0.0) > asked_s
-            require(
-                not counts or spoke, "R7", "a symptom of {}'s loss has closed the run", agent.node
-            )
+            require(not counts, "R7", "a symptom of {}'s loss has closed the run", agent.node)
 
     def _state(self) -> RendezvousState | None:
         records = self.ledger.records
