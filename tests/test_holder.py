@@ -329,8 +329,9 @@ def test_what_is_watched_is_bounded_by_the_state(member: Member, backend: Polled
     pass_time(member, backend, 3, A, B, C)
     put(backend, world_of(A))
     pass_time(member, backend, 2, A)
-    watched = member.holder.observer._sights
-    assert {what[1] for what in watched if isinstance(what, tuple)} == {A}
+    observer = member.holder.observer
+    assert set(observer._beats) == {A}
+    assert not [what for what in observer._sights if isinstance(what, tuple)]
 
 
 def test_a_heartbeat_falls_due_between_exchanges(member: Member, backend: PolledBackend) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable
 
 from quorate.backends.base import RendezvousBackend, Token
 from quorate.clock import Clock, SystemClock
@@ -21,10 +21,6 @@ from quorate.core.transitions import drop_stragglers, withdraw
 __all__ = ["BackendRendezvousStateHolder", "RendezvousStateHolder"]
 
 logger = logging.getLogger(__name__)
-
-HEARTBEAT = "heartbeat"
-# Under this name operations judge whether a node's next word is due.
-BEAT = "beat"
 
 # A holder is looked at once per keep-alive interval; a gap longer than that by this much means
 # that its process was away.
@@ -84,6 +80,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         observer: Judges how long a node has been silent; it may be shared with others only if
             they see the same state.
         mint: Returns new random text, for epochs.
+        decode: Returns what a backend's bytes stand for; the caller may change it.
     """
 
     def __init__(
@@ -94,6 +91,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         clock: Clock | None = None,
         observer: Observer | None = None,
         mint: Callable[[], str] = lambda: secrets.token_hex(4),
+        decode: Callable[[bytes], RendezvousState] = decode_state,
     ) -> None:
         self._backend = backend
         self._settings = settings
@@ -104,6 +102,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
             gap_max_s=settings.keep_alive_interval.total_seconds() + TICK_TOLERANCE_S,
         )
         self._mint = mint
+        self._decode = decode
         self._state = self._new_state()
         self._token: Token | None = None
         self._dirty = False
@@ -160,7 +159,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         if stored is None:
             self._state, self._token = self._new_state(), None
         elif not has_set:
-            self._state, self._token = decode_state(stored[0]), stored[1]
+            self._state, self._token = self._decode(stored[0]), stored[1]
         else:
             self._token = stored[1]
         # Where others write too, what a lost write has read is soon old.
@@ -169,35 +168,18 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
 
     def _sanitize(self) -> None:
         """Take out silent nodes (R8) and members that did not come back in time (R10)."""
-        # Who is taken out here is still in the stored state, and silent there.
-        watched = set(self._watched())
-        reason = f"silent for {self._settings.silence_s:g} s"
-        for node in self._silent_nodes():
+        silence_s, waiting = self._settings.silence_s, list(self._state.wait_list)
+        reason = f"silent for {silence_s:g} s"
+        for node in self._observer.silent(self._state.last_heartbeats, silence_s):
             logger.info("%s is lost to the run '%s': %s", node, self._settings.run_id, reason)
             withdraw(self._state, self._settings, node, reason, self._observer)
         context = RendezvousContext(NOBODY, self._state, self._settings, self._observer)
         if regroup_over(context):
             late = drop_stragglers(self._state, self._observer)
             logger.info("These nodes did not come back to regroup in time: %s", late)
-        self._observer.forget_all_but(watched)
-
-    def _silent_nodes(self) -> list[NodeDesc]:
-        silent = []
-        for node, beat in self._state.last_heartbeats.items():
-            # A node's own next word falls due from this moment on, not from the first question.
-            self._observer.age_s((BEAT, node), beat)
-            if self._observer.silence_s((HEARTBEAT, node), beat) >= self._settings.silence_s:
-                silent.append(node)
-        return silent
-
-    def _watched(self) -> Iterator[Hashable]:
-        yield LAST_CALL
-        yield REGROUP
-        for node in self._state.last_heartbeats:
-            yield (HEARTBEAT, node)
-            yield (BEAT, node)
-        for node in self._state.wait_list:
-            yield (NEWCOMER, node)
+        # Who is taken out here is still in the stored state, and waits there.
+        newcomers = ((NEWCOMER, node) for node in waiting)
+        self._observer.forget_all_but((LAST_CALL, REGROUP, *newcomers))
 
     def _new_state(self) -> RendezvousState:
         return RendezvousState(epoch=self._mint())

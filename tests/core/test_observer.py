@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+from quorate.core.node import NodeDesc
 from quorate.core.observer import Observer
 from quorate.testing import ManualClock
+
+NODE = NodeDesc("a", 1, 0)
+BEATS = {NODE: datetime(2020, 1, 1, tzinfo=UTC)}
 
 
 def watch(observer: Observer, clock: ManualClock, seconds: int) -> None:
@@ -49,25 +55,49 @@ def test_silence_does_not_count_time_in_which_the_observer_was_away() -> None:
     """R9: frozen for 20 s, then awake: the others have been silent for one second at most."""
     clock = ManualClock()
     observer = Observer(clock, gap_max_s=1.0)
-    observer.silence_s("beat", 1)
+    observer.silent(BEATS, 5)
     watch(observer, clock, 3)
     clock.advance(20)
     observer.tick()
-    assert observer.silence_s("beat", 1) == 4
-    assert observer.age_s("beat", 1) == 23
+    assert observer.beat_age_s(NODE, BEATS[NODE]) == 23
+    assert observer.silent(BEATS, 5) == []
+    watch(observer, clock, 1)
+    assert observer.silent(BEATS, 5) == [NODE]
+
+
+def test_a_node_that_beats_is_not_silent() -> None:
+    clock = ManualClock()
+    observer = Observer(clock)
+    observer.silent(BEATS, 5)
+    watch(observer, clock, 4)
+    beats = {NODE: BEATS[NODE] + timedelta(microseconds=1)}
+    assert observer.silent(beats, 5) == []
+    assert observer.beat_age_s(NODE, beats[NODE]) == 0
+    watch(observer, clock, 4)
+    assert observer.silent(beats, 5) == []
+
+
+def test_a_node_that_was_gone_meanwhile_is_seen_for_the_first_time() -> None:
+    clock = ManualClock()
+    observer = Observer(clock)
+    observer.silent(BEATS, 5)
+    watch(observer, clock, 4)
+    observer.silent({}, 5)
+    watch(observer, clock, 4)
+    assert observer.silent(BEATS, 5) == []
 
 
 def test_the_wall_clock_does_not_matter() -> None:
     """R9: a clock an hour off."""
     clock = ManualClock()
     observer = Observer(clock)
-    observer.silence_s("beat", 1)
+    observer.silent(BEATS, 2)
     before = observer.stamp()
     clock.wall_skew_s = -3600
     watch(observer, clock, 2)
     assert observer.stamp() < before
-    assert observer.silence_s("beat", 1) == 2
-    assert observer.age_s("beat", 1) == 2
+    assert observer.silent(BEATS, 2) == [NODE]
+    assert observer.silent(BEATS, 3) == []
 
 
 def test_memory_is_bounded_by_what_is_kept() -> None:

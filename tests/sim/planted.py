@@ -21,6 +21,7 @@ from quorate.coordinator.run import Run
 from quorate.coordinator.store import RunStore
 from quorate.core import completion, ops, transitions
 from quorate.core.action import Action, Decision
+from quorate.core.observer import Observer
 from quorate.core.state import World, capacity
 from quorate.errors import RendezvousConnectionError
 from quorate.holder import BackendRendezvousStateHolder
@@ -78,12 +79,11 @@ def world_of_what_is_left() -> Iterator[None]:
 def wall_clocks_compared() -> Iterator[None]:
     """The stamps of other machines are compared with the own wall clock."""
 
-    def _silent_nodes(self: Any) -> list[Any]:
-        now, silence_s = self._clock.now(), self._settings.silence_s
-        beats = self.state.last_heartbeats.items()
-        return [node for node, beat in beats if (now - beat).total_seconds() >= silence_s]
+    def silent(self: Observer, beats: Any, limit_s: float) -> list[Any]:
+        now = self.stamp()
+        return [node for node, beat in beats.items() if (now - beat).total_seconds() >= limit_s]
 
-    with patch.object(BackendRendezvousStateHolder, "_silent_nodes", _silent_nodes):
+    with patch.object(Observer, "silent", silent):
         yield
 
 

@@ -10,7 +10,9 @@ import msgspec
 __all__ = ["NodeDesc", "NodeProfile", "natural_order"]
 
 
-class NodeDesc(msgspec.Struct, frozen=True, order=True, array_like=True, repr_omit_defaults=True):
+class NodeDesc(
+    msgspec.Struct, frozen=True, order=True, array_like=True, gc=False, repr_omit_defaults=True
+):
     """One life of one node.
 
     Args:
@@ -30,7 +32,7 @@ class NodeDesc(msgspec.Struct, frozen=True, order=True, array_like=True, repr_om
         return f"{self.addr}_{self.pid}_{self.local_id}"
 
 
-class NodeProfile(msgspec.Struct, frozen=True, array_like=True):
+class NodeProfile(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a node says about itself when it joins.
 
     Args:

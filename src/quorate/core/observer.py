@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
 from quorate.clock import Clock
+from quorate.core.node import NodeDesc
 
 __all__ = ["Observer"]
 
@@ -35,6 +36,7 @@ class Observer:
         self._now_s = clock.monotonic()
         self._attended_s = 0.0
         self._sights: dict[Hashable, _Sight] = {}
+        self._beats: dict[Hashable, _Sight] = {}
 
     @property
     def now_s(self) -> float:
@@ -53,24 +55,43 @@ class Observer:
 
     def age_s(self, what: Hashable, value: object) -> float:
         """Return how long ago, in seconds, this value of `what` was first seen."""
-        return self._now_s - self._sight(what, value).seen_s
+        return self._now_s - self._sight(self._sights, what, value).seen_s
 
     def beat_age_s(self, node: Hashable, value: object) -> float:
         """Return how long ago, in seconds, a node's own last heartbeat was first seen."""
-        return self.age_s(("beat", node), value)
+        return self._now_s - self._sight(self._beats, node, value).seen_s
 
-    def silence_s(self, what: Hashable, value: object) -> float:
-        """Return for how much attended time, in seconds, `what` has not changed."""
-        return self._attended_s - self._sight(what, value).attended_s
+    def silent(self, beats: Mapping[NodeDesc, datetime], limit_s: float) -> list[NodeDesc]:
+        """Look at the heartbeats of all nodes that there are; those of others are forgotten.
+
+        Args:
+            beats: The last heartbeat of each node.
+            limit_s: For how much attended time, in seconds, a heartbeat may stay the same.
+
+        Returns:
+            The nodes whose heartbeat has stayed the same for longer.
+        """
+        silent = []
+        sights, last_s = self._beats, self._attended_s - limit_s
+        # Of a thousand nodes each looks at all the others with every exchange.
+        for node, beat in beats.items():
+            sight = sights.get(node)
+            if sight is None or sight.value != beat:
+                sights[node] = _Sight(beat, self._now_s, self._attended_s)
+            elif sight.attended_s <= last_s:
+                silent.append(node)
+        if len(sights) > len(beats):
+            self._beats = {node: sights[node] for node in beats}
+        return silent
 
     def forget_all_but(self, kept: Iterable[Hashable]) -> None:
         """Drop what is no longer in the state, so that the memory stays bounded by it."""
         keep = set(kept)
         self._sights = {what: sight for what, sight in self._sights.items() if what in keep}
 
-    def _sight(self, what: Hashable, value: object) -> _Sight:
-        sight = self._sights.get(what)
+    def _sight(self, sights: dict[Hashable, _Sight], what: Hashable, value: object) -> _Sight:
+        sight = sights.get(what)
         if sight is None or sight.value != value:
             sight = _Sight(value, self._now_s, self._attended_s)
-            self._sights[what] = sight
+            sights[what] = sight
         return sight

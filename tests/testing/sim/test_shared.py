@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from quorate.codec import decode_state, encode_state
+from quorate.core.node import NodeDesc
+from quorate.core.state import RendezvousState
 from quorate.errors import RendezvousConnectionError
 from quorate.testing.sim.schedule import Schedule
-from quorate.testing.sim.shared import NodeBackend, SharedState
+from quorate.testing.sim.shared import DICTIONARIES, NodeBackend, SharedState
+
+NODE = NodeDesc("a", 1, 0)
 
 
 @pytest.fixture
@@ -60,3 +65,12 @@ def test_who_is_cut_off_reaches_nothing(shared: SharedState) -> None:
     shared.reachable = False
     with pytest.raises(RendezvousConnectionError):
         b.get_state()
+
+
+def test_each_reader_has_a_copy_that_it_may_change(shared: SharedState) -> None:
+    data = encode_state(RendezvousState("e", departed={NODE: "lost"}))
+    one = shared.decode(data)
+    for name in DICTIONARIES:
+        getattr(one, name)[NODE] = "changed"
+    one.round = 9
+    assert shared.decode(data) == decode_state(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -57,7 +58,7 @@ def play(
     faults: Counter[str] = Counter()
     violations = []
     for seed in seeds:
-        result = WAYS[way](seed, events_max).run()
+        result = _played(way, seed, events_max)
         runs += 1
         nodes += result.nodes
         rounds += result.rounds
@@ -67,3 +68,15 @@ def play(
             violations.append(result)
             found(result)
     return Tally(runs, nodes, rounds, seconds, faults, violations)
+
+
+def _played(way: str, seed: int, events_max: int | None) -> SimResult:
+    """Play one seed; whatever it leaves behind is collected at once, and not again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return WAYS[way](seed, events_max).run()
+    finally:
+        if was_enabled:
+            gc.enable()
+        gc.collect(1)

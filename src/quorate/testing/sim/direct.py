@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import count
 
-from quorate.codec import decode_state
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import Place, RendezvousState, capacity
 from quorate.testing.sim.node import SimNode
@@ -96,7 +95,7 @@ class DirectWorld:
 
     def state(self) -> RendezvousState | None:
         """Return the state that is stored."""
-        return None if self.shared.data is None else decode_state(self.shared.data)
+        return None if self.shared.data is None else self.shared.decode(self.shared.data)
 
     def _play(self) -> None:
         for _ in range(self.node_count):
@@ -118,7 +117,7 @@ class DirectWorld:
 
     def _written(self, writer: object, before: bytes | None, data: bytes) -> None:
         """Check a write against the state that it replaces."""
-        state, last = decode_state(data), self._last if before is not None else None
+        state, last = self.shared.decode(data), self._last if before is not None else None
         self.rules.state(state)
         known = last.world if last is not None else None
         if state.world is not None and state.world != known:

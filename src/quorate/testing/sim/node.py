@@ -96,7 +96,12 @@ class SimNode(Process):
         self._interval_s = settings.keep_alive_interval.total_seconds()
         # A node that was fresh when it looked a moment ago reads again all the same: more races.
         self._holder = BackendRendezvousStateHolder(
-            self.backend, settings, cache_duration=0, clock=machine, mint=self._mint
+            self.backend,
+            settings,
+            cache_duration=0,
+            clock=machine,
+            mint=self._mint,
+            decode=shared.decode,
         )
         self._executor = _StepExecutor(node, self._holder, settings, machine, profile)
 

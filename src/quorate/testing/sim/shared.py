@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from typing import get_origin
+
+from msgspec.structs import fields
 
 from quorate.backends.base import RendezvousBackend, Token
+from quorate.codec import decode_state
+from quorate.core.state import RendezvousState
 from quorate.errors import RendezvousConnectionError
 from quorate.testing.sim.schedule import Schedule
 
 __all__ = ["NodeBackend", "SharedState"]
+
+# What can be changed in place in a state; nothing in these can.
+DICTIONARIES = [field.name for field in fields(RendezvousState) if get_origin(field.type) is dict]
 
 
 class SharedState:
@@ -29,11 +38,24 @@ class SharedState:
         self.losing = 0.0
         self._written = written
         self._version = 0
+        self._decoded = (b"", RendezvousState())
 
     @property
     def version(self) -> int:
         """The number of the last write; a loss counts as one, so that no token ever returns."""
         return self._version
+
+    def decode(self, data: bytes) -> RendezvousState:
+        """Return what some of the bytes stand for, to be changed at will.
+
+        What many nodes read is decoded once and copied: most of the time would go there.
+        """
+        if self._decoded[0] is not data:
+            self._decoded = (data, decode_state(data))
+        state = copy(self._decoded[1])
+        for name in DICTIONARIES:
+            setattr(state, name, dict(getattr(state, name)))
+        return state
 
     def write(self, writer: object, data: bytes) -> None:
         """Replace the bytes."""
