@@ -6,11 +6,12 @@ import hashlib
 import os
 import subprocess
 import sys
+from copy import copy
 
 import pytest
 
 from quorate.coordinator.door import Door, Keys
-from quorate.testing.sim import DirectWorld, SimResult, SimWorld, coordinator
+from quorate.testing.sim import DirectWorld, SimResult, SimWorld, Violation, coordinator
 from quorate.testing.sim.campaign import WAYS, play
 
 SEEDS = 60
@@ -97,8 +98,23 @@ def test_the_command_prints_what_was_played() -> None:
     assert "0 violations" in output
 
 
+def test_several_processes_play_what_one_plays() -> None:
+    play_85 = [*COMMAND, "--seeds", "1-85", "--ways", "coordinated"]
+    one, several = (
+        subprocess.check_output([*play_85, "--jobs", jobs], text=True).split("(", 1)
+        for jobs in ("1", "2")
+    )
+    assert one[0] == several[0]
+    assert one[1].splitlines()[1:] == several[1].splitlines()[1:]
+
+
+def test_violations_of_other_processes_can_be_read() -> None:
+    violation = copy(Violation("R1", "it was edited"))
+    assert (str(violation), violation.rule) == ("R1: it was edited", "R1")
+
+
 def test_the_command_refuses_what_it_does_not_know() -> None:
-    for wrong in (["--ways", "sideways"], ["--seeds", "many"]):
+    for wrong in (["--ways", "sideways"], ["--seeds", "many"], ["--seeds", "9-3"]):
         done = subprocess.run([*COMMAND, *wrong], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert wrong[1] in done.stderr

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from typing import NamedTuple
 
 from quorate.testing.sim.coordinated import SimWorld
@@ -17,6 +20,9 @@ WAYS: dict[str, type[SimWorld] | type[DirectWorld]] = {
     "coordinated": SimWorld,
     "direct": DirectWorld,
 }
+
+# How many seeds a process plays before it tells what came of them: about a second's work.
+PART = 40
 
 
 class Tally(NamedTuple):
@@ -38,36 +44,67 @@ class Tally(NamedTuple):
     faults: Counter[str]
     violations: list[SimResult]
 
+    def plus(self, other: Tally) -> Tally:
+        """Return what came of the seeds of both."""
+        return Tally(
+            self.runs + other.runs,
+            self.nodes + other.nodes,
+            self.rounds + other.rounds,
+            self.seconds + other.seconds,
+            self.faults + other.faults,
+            self.violations + other.violations,
+        )
+
 
 def play(
     way: str,
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     found: Callable[[SimResult], object] = lambda _: None,
     events_max: int | None = 200,
+    jobs: int = 1,
+    played: Callable[[Tally], object] = lambda _: None,
 ) -> Tally:
     """Play every seed.
 
     Args:
         way: One of `WAYS`.
         seeds: Which.
-        found: Told of every violation at once.
+        found: Told of every violation, in the order of the seeds.
         events_max: How many events a trace keeps; `None` for all.
+        jobs: How many processes play; with 1 it is this one.
+        played: Told now and then what came of the seeds so far.
     """
-    runs = nodes = rounds = 0
-    seconds = 0.0
-    faults: Counter[str] = Counter()
-    violations = []
-    for seed in seeds:
-        result = _played(way, seed, events_max)
-        runs += 1
-        nodes += result.nodes
-        rounds += result.rounds
-        seconds += result.seconds
-        faults.update(result.faults)
-        if result.violation is not None:
-            violations.append(result)
+    tally = Tally(0, 0, 0, 0.0, Counter(), [])
+    for part in _parts(way, seeds, events_max, jobs):
+        for result in part.violations:
             found(result)
-    return Tally(runs, nodes, rounds, seconds, faults, violations)
+        tally = tally.plus(part)
+        played(tally)
+    return tally
+
+
+def _parts(way: str, seeds: Sequence[int], events_max: int | None, jobs: int) -> Iterator[Tally]:
+    parts = [seeds[first : first + PART] for first in range(0, len(seeds), PART)]
+    if jobs == 1:
+        yield from map(_play_part, repeat(way), parts, repeat(events_max))
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        yield from pool.map(_play_part, repeat(way), parts, repeat(events_max))
+
+
+def _play_part(way: str, seeds: Sequence[int], events_max: int | None) -> Tally:
+    results = [_played(way, seed, events_max) for seed in seeds]
+    faults: Counter[str] = Counter()
+    for result in results:
+        faults.update(result.faults)
+    return Tally(
+        len(results),
+        sum(result.nodes for result in results),
+        sum(result.rounds for result in results),
+        sum(result.seconds for result in results),
+        faults,
+        [result for result in results if result.violation is not None],
+    )
 
 
 def _played(way: str, seed: int, events_max: int | None) -> SimResult:

@@ -19,9 +19,12 @@ class Violation(Exception):
     """
 
     def __init__(self, rule: str, what: str) -> None:
-        super().__init__(f"{rule}: {what}")
+        super().__init__(rule, what)
         self.rule = rule
         self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.what}"
 
 
 class Trace:
