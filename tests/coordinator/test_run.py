@@ -390,6 +390,22 @@ class TestLoss:
         assert "silent" in a.told.reason
 
     @pytest.mark.parametrize("finished", [True, False])
+    def test_r9_a_tick_that_comes_late_judges_nobody_whose_words_are_unread(
+        self, finished: bool
+    ) -> None:
+        driver = Driver(2, 3)
+        _, _, c = driver.world("a", "b", "c")
+        c.say(Ping(1))
+        c.cut(finished)
+        driver.let_pass(1.5 if finished else 14.5)
+        driver.clock.advance(0.9)
+        driver.engine.tick()
+        driver.deliver()
+        c.reconnect()
+        driver.let_pass(5)
+        assert c.node in driver.state.participants, "its hello was waiting to be read"
+
+    @pytest.mark.parametrize("finished", [True, False])
     def test_r11_who_comes_back_in_time_was_never_away(self, finished: bool) -> None:
         driver = Driver(2, 3)
         a, _, c = driver.world("a", "b", "c")

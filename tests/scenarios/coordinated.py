@@ -168,6 +168,8 @@ class CoordinatedWay(Way):
     def pass_second(self) -> None:
         self._clock.advance(1)
         self._beat()
+        # Who is overdue at one tick is lost at the next; there are several in a second.
+        self._engine.tick()
         self._engine.tick()
         self.settle()
 

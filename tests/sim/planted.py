@@ -8,6 +8,7 @@ plays seeds until a rule is broken, and says which seed it was.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from unittest.mock import patch
 import msgspec
 
 from quorate.coordinator import run as run_module
-from quorate.coordinator.engine import Engine, EngineClock
+from quorate.coordinator.engine import GAP_MAX_S, Engine
 from quorate.coordinator.run import Run
 from quorate.coordinator.store import RunStore
 from quorate.core import completion, ops, transitions
@@ -211,15 +212,22 @@ def parked_join_never_woken() -> Iterator[None]:
 
 @contextmanager
 def judges_before_it_reads() -> Iterator[None]:
-    """A coordinator that was frozen counts the time in which it could not read."""
+    """A coordinator that was frozen takes for silence the time in which it could not read."""
 
-    def advance(self: Any, stalled: bool) -> bool:
-        read_s = self._clock.monotonic()
-        self._now_s += read_s - self._read_s
-        self._read_s = read_s
-        return True
+    def make(real: Any) -> Any:
+        def tick(self: Any, certain: bool = True) -> None:
+            away_s = self._machine_clock.monotonic() - self._clock._read_s
+            real(self, certain)
+            if certain and away_s > GAP_MAX_S:
+                for run in self.runs.values():
+                    run._overdue = list(run.sessions.values())
+                    for session in run._overdue:
+                        session.heard_s -= away_s
+                real(self, certain)
 
-    with patch.object(EngineClock, "advance", advance):
+        return tick
+
+    with instead(Engine, "tick", make):
         yield
 
 
@@ -293,6 +301,27 @@ def places_not_kept() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def any_word_answers_a_probe() -> Iterator[None]:
+    """A word that a member said before it died counts, where it comes late, as its answer."""
+
+    def make(real: Any) -> Any:
+        def heard(self: Run, session: Any, probe: int = 0) -> None:
+            real(self, session, sys.maxsize)
+
+        return heard
+
+    with instead(Run, "heard", make):
+        yield
+
+
+@contextmanager
+def late_probe_not_repeated() -> Iterator[None]:
+    """Whoever was away when a probe was sent is never asked."""
+    with patch.object(Run, "greet", lambda self, session: self._herald.greet(session)):
+        yield
+
+
 class Planted(NamedTuple):
     """A planted bug.
 
@@ -321,11 +350,13 @@ PLANTED = {
     "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 12),
     "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 1),
     "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 1),
-    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 13),
+    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 12),
     "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 22),
     "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 455),
     "survivors_behind_newcomers": Planted("coordinated", survivors_behind_newcomers, ("R3",), 6),
     "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 15),
+    "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 1),
+    "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 1),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R5",), 2),
     "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 8),
 }

@@ -95,6 +95,7 @@ class Run:
         self._deadlines: list[tuple[float, int, Session, HeldJoin]] = []
         self._deadline_order = count()
         self._ended: dict[NodeDesc, Session] = {}
+        self._overdue: list[Session] = []
         self._failed_close: _FailedClose | None = None
         self._probes = count(1)
         self._places: dict[NodeDesc, Place] = {}
@@ -277,13 +278,11 @@ class Run:
     def tick(self) -> None:
         """Let time pass: judge who is lost, whose deadline is over, what is due."""
         now_s = self._observer.now_s
-        for session in list(self._ended.values()):
-            assert session.ended_s is not None
-            if now_s - session.ended_s >= self.settings.reconnect_grace.total_seconds():
-                self._lose(session, "its process ended")
+        self._judge(now_s)
         if now_s - self._scanned_s >= 1.0:
             self._scanned_s = now_s
-            self._lose_silent(now_s)
+            heard_s = now_s - self.settings.silence_s
+            self._overdue += [s for s in self.sessions.values() if s.heard_s <= heard_s]
             self._herald.explain(now_s)
         while self._deadlines and self._deadlines[0][0] < now_s:
             _, _, session, held = heapq.heappop(self._deadlines)
@@ -456,11 +455,24 @@ class Run:
             self._advance(session)
         self._line_may_move = True
 
-    def _lose_silent(self, now_s: float) -> None:
-        limit_s = self.settings.silence_s
-        silent = [s for s in self.sessions.values() if now_s - s.heard_s >= limit_s]
-        for session in silent:
-            self._lose(session, f"it was silent for {now_s - session.heard_s:.0f} s")
+    def _judge(self, now_s: float) -> None:
+        """Lose those who were overdue at the last tick and still are (R9).
+
+        A tick that comes late may come before what was sent meanwhile is read; not so the next.
+        """
+        overdue, self._overdue = self._overdue, []
+        for session in overdue:
+            reason = self._why_lost(session, now_s)
+            if reason and self.sessions.get(session.node) is session:
+                self._lose(session, reason)
+        self._overdue = [s for s in self._ended.values() if self._why_lost(s, now_s)]
+
+    def _why_lost(self, session: Session, now_s: float) -> str:
+        grace_s = self.settings.reconnect_grace.total_seconds()
+        if session.ended_s is not None and now_s - session.ended_s >= grace_s:
+            return "its process ended"
+        silent_s = now_s - session.heard_s
+        return f"it was silent for {silent_s:.0f} s" if silent_s >= self.settings.silence_s else ""
 
     def _lose(self, session: Session, reason: str) -> None:
         self._note(f"lost {session.node}: {reason}")

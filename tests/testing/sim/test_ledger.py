@@ -63,11 +63,42 @@ def test_a_failed_write_may_have_been_applied(bench: Bench) -> None:
     assert 0 < bench.stored < 20
 
 
-def test_one_that_dies_first_has_not_written(bench: Bench) -> None:
-    bench.commit(b"1")
-    bench.writer.die()
+def test_what_a_dead_process_had_under_way_is_written_at_once_or_never(bench: Bench) -> None:
+    bench.ledger.stalled = True
+    written = []
+    for number in range(20):
+        bench.commit(str(number).encode())
+        bench.ledger.abandon(bench.writer)
+        written.append(bench.stored)
+    bench.ledger.go_on()
     bench.wait()
-    assert (bench.ledger.records, bench.outcomes) == ({}, [])
+    assert 0 < bench.stored < 20
+    assert bench.stored == written[-1], "its successor has read what there is"
+    assert bench.outcomes == []
+
+
+def test_a_request_may_reach_etcd_after_its_sender_has_died(bench: Bench) -> None:
+    bench.ledger.fence = 1
+    for number in range(20):
+        bench.commit(str(number).encode(), fence=1)
+    bench.writer.die()
+    bench.ledger.abandon(bench.writer)
+    assert bench.stored == 0
+    bench.wait()
+    assert 0 < bench.stored < 20
+    bench.commit(b"late", fence=1)
+    bench.ledger.fence = 2
+    bench.wait()
+    assert bench.ledger.records != {"key": b"late"}, "another one has the seat by then"
+
+
+def test_a_slow_ledger_takes_its_time(bench: Bench) -> None:
+    bench.ledger.slow = True
+    bench.commit(b"1")
+    bench.schedule.run_until(0.04)
+    assert bench.outcomes == []
+    bench.schedule.run_until(2)
+    assert bench.outcomes == ["stored"]
 
 
 def test_one_that_does_not_hold_the_seat_is_refused(bench: Bench) -> None:

@@ -8,6 +8,15 @@ from quorate.testing.sim.process import DRIFT_MAX, SKEW_MAX_S, START, Asleep, Ma
 from quorate.testing.sim.schedule import Schedule
 
 
+class Looping(Process):
+    """A process that counts the turns of its loop."""
+
+    turns = 0
+
+    def turn_over(self) -> None:
+        self.turns += 1
+
+
 @pytest.fixture
 def schedule() -> Schedule:
     return Schedule(1)
@@ -54,3 +63,15 @@ def test_a_dead_process_does_nothing(schedule: Schedule) -> None:
     process.handle(seen.append, "word")
     schedule.run_until(2)
     assert seen == []
+
+
+def test_a_crash_ends_a_turn_or_follows_it(schedule: Schedule) -> None:
+    endings = set()
+    for _ in range(20):
+        process, seen = Looping(schedule, Machine(schedule, "a")), []
+        process.crash = (2, process.die)
+        for word in ("one", "two", "three"):
+            process.handle(seen.append, word)
+        assert seen == ["one", "two"]
+        endings.add(process.turns)
+    assert endings == {1, 2}, "what the last turn wanted to write is written, or not"

@@ -56,6 +56,35 @@ def test_a_write_whose_reply_is_lost_is_applied(shared: SharedState) -> None:
     assert found[0] == b"1"
 
 
+def test_a_write_that_was_sent_twice_looks_as_if_somebody_else_had_written(
+    shared: SharedState,
+) -> None:
+    a = node(shared, "a")
+    a.repeating = True
+    written = a.set_state(b"1")
+    assert written is not None
+    assert (written[0], written[2]) == (b"1", False)
+    assert shared.version == 1, "it was applied once"
+    again = a.set_state(b"2", written[1])
+    assert again is not None
+    assert again[2]
+
+
+def test_a_late_write_is_applied_if_nobody_else_has_written() -> None:
+    for others_write in (False, True):
+        schedule = Schedule(1)
+        shared = SharedState(lambda writer, before, data: None)
+        a, b = NodeBackend(schedule, shared, "a"), NodeBackend(schedule, shared, "b")
+        a.late_s = 2.0
+        with pytest.raises(RendezvousConnectionError):
+            a.set_state(b"late")
+        assert shared.data is None
+        if others_write:
+            b.set_state(b"other")
+        schedule.run_until(3)
+        assert shared.data == (b"other" if others_write else b"late")
+
+
 def test_who_is_cut_off_reaches_nothing(shared: SharedState) -> None:
     a, b = node(shared, "a"), node(shared, "b")
     a.cut_off = True

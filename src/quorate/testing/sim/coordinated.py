@@ -30,8 +30,9 @@ STEP_S = 0.5
 FAULTS_S = (6.0, 16.0)
 RESTART_S = (0.1, 2.0)
 
-# How many runs have two coordinators.
+# How many runs have coordinators that share a ledger, and how many of them.
 SHARING = 0.35
+SHARERS = (2, 2, 3)
 
 # One seed of so many has a token, by its number: what the others draw stays the same.
 LOCKED_EVERY = 7
@@ -55,8 +56,8 @@ class SimWorld:
     Attributes:
         schedule: The time, and the chance.
         agents: All agents there ever were.
-        coordinators: The present lives of the coordinators: one, or two that share a ledger.
-        seat: What two coordinators compete for.
+        coordinators: The present lives of the coordinators: one, or some that share a ledger.
+        seat: What several coordinators compete for.
         network: What carries their bytes.
         watch: Checks the rules.
     """
@@ -76,8 +77,9 @@ class SimWorld:
         self._pids = count(1)
         self._lives = count(1)
         shares = self.schedule.chance(SHARING)
+        sharers = self.schedule.random.choice(SHARERS) if shares else 1
         self.seat = SimSeat(self.schedule, self.ledger) if shares else None
-        machines = [Machine(self.schedule, f"c{number}") for number in range(2 if shares else 1)]
+        machines = [Machine(self.schedule, f"c{number}") for number in range(sharers)]
         self._endpoints = machines
         self.coordinators = [self._new_coordinator(machine) for machine in machines]
         self._havoc = Havoc(self)

@@ -73,6 +73,7 @@ class SimCoordinator(Peer):
         engine: The real engine; `None` while another coordinator decides.
         fence: What it was given with the seat, if there is one.
         started_s: When it began to decide.
+        ticked_s: When it has ticked last before the present tick.
         withheld: What may be let out once it is certain that nobody else decides.
         readers: Puts together what arrives, by connection.
         doors: Keep back what arrives until its sender has come in, by connection.
@@ -93,6 +94,7 @@ class SimCoordinator(Peer):
         self.name = name
         self.fence = 0
         self.started_s = schedule.now_s
+        self.ticked_s = self._ticks_s = schedule.now_s
         self.ledger = ledger
         self._watcher = watcher
         self.readers: dict[int, FrameReader] = {}
@@ -105,6 +107,11 @@ class SimCoordinator(Peer):
         self.network.listeners[self.machine.name] = self
         self.begin()
         self.later(TICK_S, self._tick)
+
+    def die(self) -> None:
+        """See `Process`."""
+        super().die()
+        self.ledger.abandon(self)
 
     def connected(self, connection: Connection) -> None:
         """See `Peer`."""
@@ -177,6 +184,9 @@ class SimCoordinator(Peer):
         """Note that another coordinator decides."""
         raise AssertionError(f"{self.name} is alone and cannot be deposed")
 
+    def resign(self) -> None:
+        """Give up, in favour of others, what is held: the process ends in order."""
+
     def reaches_ledger(self) -> bool:
         """Return whether writes get through."""
         return True
@@ -200,6 +210,7 @@ class SimCoordinator(Peer):
             self.engine.tick(certain=self.is_certain())
 
     def _tick(self) -> None:
+        self.ticked_s, self._ticks_s = self._ticks_s, self.schedule.now_s
         self.tick()
         self.later(TICK_S, self._tick)
 

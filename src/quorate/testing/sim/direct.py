@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 
 from quorate.core.node import NodeDesc, NodeProfile
@@ -201,14 +202,16 @@ class DirectWorld:
 
     def _heal(self) -> None:
         self.trace.note("world", "heals")
-        self.shared.reachable = True
-        self.shared.losing = 0.0
+        self._mend()
         for node in self.living():
-            node.backend.cut_off = node.backend.losing_reply = node.stuck = False
+            backend = node.backend
+            backend.cut_off = backend.losing_reply = backend.repeating = node.stuck = False
+            backend.late_s, node.crash = 0.0, None
 
     def _draw_kinds(self) -> list[Callable[[], None]]:
         every: list[Callable[[], None]] = [
             self._kill,
+            self._crash,
             self._freeze,
             self._restart,
             self._second_life,
@@ -219,7 +222,10 @@ class DirectWorld:
             self._slow_caller,
             self._cut_off,
             self._lose_reply,
+            self._repeat_write,
+            self._late_write,
             self._losing_backend,
+            self._slow_backend,
             self._unreachable_backend,
             self._lose_state,
             self._jump_clock,
@@ -241,6 +247,20 @@ class DirectWorld:
         for node in self._some():
             self.trace.fault("node killed", str(node.node))
             node.die()
+
+    def _crash(self) -> None:
+        """End nodes where they wait: between any two steps of what they do."""
+        for node in self._some():
+            turns = self.schedule.random.randint(1, 12)
+            again = self.schedule.chance(0.5)
+            self.trace.fault("node crashes", str(node.node), "in {} turns, again={}", turns, again)
+            node.crash = (turns, partial(self._end, node, again))
+
+    def _end(self, node: SimNode, again: bool) -> None:
+        self.trace.note(str(node.node), "crashes")
+        node.die()
+        if again:
+            self.schedule.after(self.schedule.between(0.0, 2.0), self.start_node, node.machine)
 
     def _freeze(self) -> None:
         for node in self._some():
@@ -301,6 +321,22 @@ class DirectWorld:
             self.trace.fault("reply to a write lost", str(node.node))
             node.backend.losing_reply = True
 
+    def _repeat_write(self) -> None:
+        for node in self._some():
+            self.trace.fault("write sent twice", str(node.node))
+            node.backend.repeating = True
+
+    def _late_write(self) -> None:
+        for node in self._some():
+            node.backend.late_s = self._duration_s()
+            late_s = node.backend.late_s
+            self.trace.fault("write arrives late", str(node.node), "by {:.1f} s", late_s)
+
+    def _slow_backend(self) -> None:
+        self.trace.fault("backend slow", "backend")
+        self.shared.slow = True
+        self.schedule.after(self._duration_s(), self._mend)
+
     def _losing_backend(self) -> None:
         self.trace.fault("backend loses requests and replies", "backend")
         self.shared.losing = 0.3
@@ -313,6 +349,7 @@ class DirectWorld:
 
     def _mend(self) -> None:
         self.shared.losing = 0.0
+        self.shared.slow = False
         self.shared.reachable = True
 
     def _lose_state(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from typing import Protocol
 
 import msgspec
@@ -92,6 +94,7 @@ class Havoc:
         self._trace = world.trace
         self._network = world.network
         self._edits: list[dict[str, object]] = []
+        self._words = count(1)
         self._closes = self._schedule.chance(CLOSING)
         self._has_strangers = self._schedule.chance(0.1)
         self._kinds = self._draw_kinds()
@@ -108,8 +111,10 @@ class Havoc:
         self._network.unblock_all()
         self._network.be_quick()
         self._network.dark.clear()
-        world.ledger.failing = 0.0
+        self._mend_ledger()
         world.ledger.go_on()
+        for process in (*world.coordinators, *world.living()):
+            process.crash = None
         if world.seat is not None:
             world.seat.cut_off.clear()
         self._edits.clear()
@@ -148,6 +153,7 @@ class Havoc:
         """Return what may happen in this run: a part of all kinds, so that each run differs."""
         agents: list[Callable[[], None]] = [
             self._kill_agent,
+            self._crash_agent,
             self._lose_machine,
             self._freeze_agent,
             self._restart_agent,
@@ -171,16 +177,19 @@ class Havoc:
         coordinator: list[Callable[[], None]] = [
             self._kill_coordinator,
             self._lose_ledger,
+            self._crash_coordinator,
             self._freeze_coordinator,
             self._stall_ledger,
+            self._slow_ledger,
             self._fail_ledger,
             self._jump_clock,
             self._operate,
         ]
         if self._world.seat is not None:
             # What they share does not get lost, and operators do not write into it.
-            coordinator[:2] = [self._kill_coordinator, self._lose_seat]
+            coordinator.remove(self._lose_ledger)
             coordinator.remove(self._operate)
+            coordinator += [self._lose_seat, self._elect, self._hand_over]
         kinds: list[Callable[[], None]] = [self._use_store, self._use_store]
         for group in (agents, network, coordinator):
             kinds += self._schedule.random.sample(group, self._schedule.random.randint(1, 4))
@@ -194,6 +203,12 @@ class Havoc:
     def _any_agent(self) -> SimAgent | None:
         living = self._world.living()
         return self._schedule.random.choice(living) if living else None
+
+    def _any_coordinator(self) -> SimCoordinator:
+        """Return the coordinator that decides, or sometimes one that stands by."""
+        if self._world.seat is None or self._schedule.chance(0.7):
+            return self._world.coordinator
+        return self._schedule.random.choice(self._world.coordinators)
 
     def _some_agents(self) -> list[SimAgent]:
         living = self._world.living()
@@ -214,6 +229,22 @@ class Havoc:
             ending = self._schedule.random.choice((Ending.FINISH, Ending.RESET))
             self._trace.fault("agent killed", str(agent.node), "{}", ending)
             agent.kill(ending)
+
+    def _crash_agent(self) -> None:
+        """End agents where they wait: between any two turns of their loops."""
+        for agent in self._some_agents():
+            turns = self._schedule.random.randint(1, 15)
+            again = self._schedule.chance(0.5)
+            text = "in {} turns, again={}"
+            self._trace.fault("agent crashes", str(agent.node), text, turns, again)
+            agent.crash = (turns, partial(self._end_agent, agent, again))
+
+    def _end_agent(self, agent: SimAgent, again: bool) -> None:
+        self._trace.note(str(agent.node), "crashes")
+        agent.kill(self._schedule.random.choice((Ending.FINISH, Ending.RESET)))
+        if again:
+            wait_s = self._schedule.between(0.0, 2.0)
+            self._schedule.after(wait_s, self._world.start_agent, agent.machine)
 
     def _lose_machine(self) -> None:
         agent = self._any_agent()
@@ -313,7 +344,9 @@ class Havoc:
         self._trace.fault("close", str(agent.node), "{}", outcome)
         self._say(agent, reason, outcome)
 
-    def _say(self, agent: SimAgent, reason: str, outcome: str) -> None:
+    def _say(self, agent: SimAgent, what: str, outcome: str) -> None:
+        # A node may say the same again in another world, where it has another reason.
+        reason = f"{what} ({next(self._words)})"
         self._world.watch.rules.may_close.add(reason)
         if outcome == FAILED:
             self._world.watch.failing(reason, agent)
@@ -362,7 +395,7 @@ class Havoc:
         self._partition(names, "coordinator cut off")
 
     def _partition(self, names: list[str], kind: str) -> None:
-        here = self._world.coordinator.machine.name
+        here = self._any_coordinator().machine.name
         up = [(name, here) for name in names]
         down = [(here, name) for name in names]
         which = self._schedule.random.choice(("both ways", "up", "down"))
@@ -386,6 +419,34 @@ class Havoc:
             which = self._schedule.random.choice(self._world.coordinators)
             self._world.kill_coordinator(ending, with_ledger=True, which=which)
 
+    def _crash_coordinator(self) -> None:
+        """End the coordinator where it waits: with a write under way, or answers let out."""
+        coordinator = self._world.coordinator
+        turns = self._schedule.random.randint(1, 60)
+        self._trace.fault("coordinator crashes", coordinator.name, "in {} turns", turns)
+        coordinator.crash = (turns, partial(self._end_coordinator, coordinator))
+
+    def _end_coordinator(self, coordinator: SimCoordinator) -> None:
+        self._trace.note(coordinator.name, "crashes")
+        self._world.kill_coordinator(Ending.RESET, with_ledger=True, which=coordinator)
+
+    def _hand_over(self) -> None:
+        coordinator = self._world.coordinator
+        if coordinator.alive and not coordinator.frozen:
+            self._trace.fault("coordinator ends in order", coordinator.name)
+            coordinator.resign()
+            self._world.kill_coordinator(Ending.FINISH, with_ledger=True, which=coordinator)
+
+    def _elect(self) -> None:
+        """Let etcd be without a leader, once or several times in a row."""
+        assert self._world.seat is not None
+        delay_s = 0.0
+        for _ in range(self._upto(4)):
+            seconds = self._schedule.between(0.5, 2.5)
+            self._trace.fault("etcd elects a leader", "etcd", "in {:.1f} s", seconds)
+            self._schedule.after(delay_s, self._world.seat.elect, seconds)
+            delay_s += seconds + self._schedule.between(0.2, 1.0)
+
     def _lose_ledger(self) -> None:
         if self._world.coordinator.alive and self._schedule.chance(0.5):
             self._trace.fault("journal lost", self._world.coordinator.name)
@@ -403,16 +464,22 @@ class Havoc:
 
     def _freeze_coordinator(self) -> None:
         seconds = self._duration_s() * 2
-        name = self._world.coordinator.machine.name
+        coordinator = self._any_coordinator()
+        name = coordinator.machine.name
         self._trace.fault("coordinator frozen", name, "for {:.1f} s", seconds)
         self._network.disturb(name)
-        self._world.coordinator.freeze(seconds)
+        coordinator.freeze(seconds)
         self._schedule.after(seconds, self._network.disturb, name)
 
     def _stall_ledger(self) -> None:
         self._trace.fault("writes stall", "ledger")
         self._world.ledger.stalled = True
         self._schedule.after(self._duration_s(), self._world.ledger.go_on)
+
+    def _slow_ledger(self) -> None:
+        self._trace.fault("writes slow", "ledger")
+        self._world.ledger.slow = True
+        self._schedule.after(self._duration_s(), self._mend_ledger)
 
     def _fail_ledger(self) -> None:
         self._trace.fault("writes fail or lose their reply", "ledger")
@@ -421,6 +488,7 @@ class Havoc:
 
     def _mend_ledger(self) -> None:
         self._world.ledger.failing = 0.0
+        self._world.ledger.slow = False
 
     def _jump_clock(self) -> None:
         agent = self._any_agent()

@@ -18,6 +18,9 @@ QUICK_S = (0.001, 0.02)
 SLOW_S = (0.05, 0.4)
 LOSS = 0.05
 
+# Who says nothing for longer than this makes a pause.
+PAUSE_S = 2.0
+
 # What is lost is sent again: after a fifth of a second at the earliest.
 RETRANSMIT_S = (0.2, 1.5)
 
@@ -154,13 +157,13 @@ class Network:
     Attributes:
         dark: The names of machines that are without power.
         listeners: Who accepts connections, by machine.
-        arrived_s: When the last bytes of a process reached the machine of another.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self.dark: set[str] = set()
         self.listeners: dict[str, Peer] = {}
-        self.arrived_s: dict[tuple[Peer, Peer], float] = {}
+        self._arrived_s: dict[tuple[Peer, Peer], float] = {}
+        self._pauses: dict[tuple[Peer, Peer], tuple[float, float]] = {}
         self._schedule = schedule
         self._numbers = count(1)
         self._blocked: set[tuple[str, str]] = set()
@@ -214,7 +217,19 @@ class Network:
 
     def heard(self, source: Peer, target: Peer) -> None:
         """Note that bytes have arrived."""
-        self.arrived_s[(source, target)] = self._schedule.now_s
+        pair, now_s = (source, target), self._schedule.now_s
+        last_s = self._arrived_s.get(pair, 0.0)
+        self._arrived_s[pair] = now_s
+        if now_s - last_s >= PAUSE_S:
+            self._pauses[pair] = (last_s, now_s)
+
+    def heard_s(self, source: Peer, target: Peer, read_s: float) -> float:
+        """Return when bytes of a process reached another's machine last.
+
+        A pause that has ended since `read_s` lasts still, for one that has read nothing since.
+        """
+        began_s, ended_s = self._pauses.get((source, target), (0.0, 0.0))
+        return began_s if ended_s > read_s else self._arrived_s.get((source, target), 0.0)
 
     def is_blocked(self, source: Machine, target: Machine) -> bool:
         """Return whether nothing passes from one machine to the other."""

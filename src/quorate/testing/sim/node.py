@@ -30,6 +30,7 @@ RETRY_S = 1.0
 
 # Between a step of an operation and the next: other nodes may write meanwhile.
 STEP_S = (0.001, 0.03)
+SLOW_STEP_S = (0.1, 0.8)
 BACKOFF_S = (0.0, 0.4)
 STOPPING_S = (0.0, 1.0)
 
@@ -92,6 +93,7 @@ class SimNode(Process):
         self.slow_s = 0.0
         self.error: RendezvousError | None = None
         self._placed = placed
+        self._shared = shared
         self._world: World | None = None
         self._interval_s = settings.keep_alive_interval.total_seconds()
         # A node that was fresh when it looked a moment ago reads again all the same: more races.
@@ -150,7 +152,7 @@ class SimNode(Process):
         self, operation: Operation, deadline_s: float, done: Callable[[Decision], None]
     ) -> None:
         """Take the next step of an operation, and plan the one after it."""
-        wait_s = self.schedule.between(*STEP_S)
+        wait_s = self.schedule.between(*(SLOW_STEP_S if self._shared.slow else STEP_S))
         try:
             decision = self._executor.advance(operation, deadline_s)
         except Asleep:

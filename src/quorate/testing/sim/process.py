@@ -68,6 +68,7 @@ class Process:
         alive: Whether it has not ended yet.
         frozen: Whether it is stopped; what reaches it waits.
         backlog: What has reached it while it was frozen, oldest first.
+        crash: What ends it, and after how many more turns of its loop; `None` if nothing does.
     """
 
     def __init__(self, schedule: Schedule, machine: Machine) -> None:
@@ -76,6 +77,7 @@ class Process:
         self.alive = True
         self.frozen = False
         self.backlog: list[tuple[bool, Callable[..., object], tuple[Any, ...]]] = []
+        self.crash: tuple[int, Callable[[], object]] | None = None
 
     def later(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> None:
         """Call a function in so many seconds of the machine's own clock."""
@@ -104,7 +106,19 @@ class Process:
             self.backlog.append((timer, call, arguments))
         elif self.alive:
             call(*arguments)
+            if self.crash is not None:
+                self._near_crash(*self.crash)
+            if self.alive:
+                self.turn_over()
+
+    def _near_crash(self, turns: int, crash: Callable[[], object]) -> None:
+        """Count a turn; the last one is cut short, or ends and leaves nothing to follow."""
+        self.crash = (turns - 1, crash) if turns > 1 else None
+        if turns > 1:
+            return
+        if self.schedule.chance(0.5):
             self.turn_over()
+        crash()
 
     def _wake(self) -> None:
         if not self.alive:

@@ -29,12 +29,14 @@ class SharedState:
     Attributes:
         data: The bytes, `None` if there are none.
         reachable: Whether anybody reaches it.
+        slow: Whether its answers take long.
         losing: How likely it is that a call loses its request or its reply.
     """
 
     def __init__(self, written: Callable[[object, bytes | None, bytes], None]) -> None:
         self.data: bytes | None = None
         self.reachable = True
+        self.slow = False
         self.losing = 0.0
         self._written = written
         self._version = 0
@@ -80,11 +82,16 @@ class NodeBackend(RendezvousBackend):
     Attributes:
         cut_off: Whether this node does not reach it.
         losing_reply: Whether the next write is applied and looks as if it were not.
+        repeating: Whether the next write is sent twice on its way: the second answer is the one
+            that is read.
+        late_s: How long after the node has given it up the next write arrives; 0 if it is not late.
     """
 
     def __init__(self, schedule: Schedule, shared: SharedState, writer: object) -> None:
         self.cut_off = False
         self.losing_reply = False
+        self.repeating = False
+        self.late_s = 0.0
         self._schedule = schedule
         self._shared = shared
         self._writer = writer
@@ -106,14 +113,24 @@ class NodeBackend(RendezvousBackend):
     ) -> tuple[bytes, Token, bool] | None:
         """See `RendezvousBackend`."""
         shared = self._shared
-        self._pass(shared.losing / 2)
-        expected = None if shared.data is None else shared.version
-        has_set = token == expected
-        if has_set:
-            shared.write(self._writer, state)
+        late_s, self.late_s = self.late_s, 0.0
+        if late_s:
+            self._schedule.after(late_s, self._compare_and_set, state, token)
+        self._pass(1.0 if late_s else shared.losing / 2)
+        has_set = self._compare_and_set(state, token)
+        repeats, self.repeating = self.repeating, False
         loses, self.losing_reply = self.losing_reply, False
         self._pass(1.0 if loses else shared.losing / 2)
-        return None if shared.data is None else (shared.data, shared.version, has_set)
+        if shared.data is None:
+            return None
+        return shared.data, shared.version, has_set and not repeats
+
+    def _compare_and_set(self, state: bytes, token: Token | None) -> bool:
+        shared = self._shared
+        has_set = token == (None if shared.data is None else shared.version)
+        if has_set:
+            shared.write(self._writer, state)
+        return has_set
 
     def _pass(self, losing: float) -> None:
         unreachable = self.cut_off or not self._shared.reachable

@@ -136,7 +136,7 @@ class Watch:
         if found is None:
             return
         agent = self.agents[found[1]]
-        decides = coordinator.fence == self.ledger.fence
+        decides = coordinator.fence == self.ledger.fence and coordinator.is_certain()
         require(decides, "R17", "{} was lost to one that does not decide", agent.node)
         if found[2] == "its process ended":
             require(not agent.alive, "R11", "{} was lost and has not ended", agent.node)
@@ -227,11 +227,8 @@ class Watch:
         require(stored, "R14", "{} is answered {}, which is not stored", agent.node, message)
 
     def _was_silent(self, coordinator: SimCoordinator, agent: SimAgent) -> None:
-        for _, _, arguments in coordinator.backlog:
-            unread = bool(arguments) and getattr(arguments[0], "client", None) is agent
-            require(not unread, "R9", "{} was judged before it was read", agent.node)
         now_s, network = self._schedule.now_s, coordinator.network
-        heard_s = network.arrived_s.get((agent, coordinator), coordinator.started_s)
+        heard_s = network.heard_s(agent, coordinator, coordinator.ticked_s)
         silent_s = now_s - max(heard_s, coordinator.started_s)
         least_s = self._settings.silence_s - TICKS_S
         require(silent_s >= least_s, "R9", "{} was silent for {} s only", agent.node, silent_s)
