@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from quorate.core.settings import RendezvousTimeout
 from quorate.wire.messages import (
     FAILED,
     SUCCEEDED,
@@ -20,6 +23,8 @@ from quorate.wire.messages import (
     Welcome,
 )
 from tests.coordinator.driver import Agent, Driver, refusal
+
+QUICK_REGROUP = RendezvousTimeout(regroup=timedelta(seconds=5))
 
 
 def places(*agents: Agent) -> list[int]:
@@ -355,6 +360,28 @@ class TestFailedClose:
         rejoin(b, c)
         assert places(b, c) == [0, 1] or places(c, b) == [0, 1]
 
+    def test_r7_it_becomes_a_leave_where_the_rest_regroup_without_who_does_not_answer(self) -> None:
+        driver = Driver(2, 4, timeout=QUICK_REGROUP)
+        a, b, c, d = driver.world("a", "b", "c", "d")
+        d.beats = False
+        a.close("it broke", FAILED)
+        rejoin(b, c)
+        driver.let_pass(6)
+        assert places(b, c) == [1, 0] or places(c, b) == [1, 0]
+        assert d.node in driver.state.stragglers, "it is not lost yet"
+        assert not a.last(Flag).value
+        assert a.node not in driver.run.sessions
+
+    def test_r7_who_said_that_it_failed_and_came_back_stays(self) -> None:
+        driver = Driver(2, 3, timeout=QUICK_REGROUP)
+        a, b, c = driver.world("a", "b", "c")
+        c.beats = False
+        a.close("it broke", FAILED)
+        rejoin(a, b)
+        driver.let_pass(20)
+        assert not a.last(Flag).value
+        assert sorted(places(a, b)) == [0, 1]
+
     def test_r7_a_replaced_member_is_not_awaited_for_ever(self) -> None:
         driver = Driver(1, 2)
         a, b = driver.agent("a"), driver.agent("b", node_id="n")
@@ -364,6 +391,39 @@ class TestFailedClose:
         driver.agent("b", node_id="n")
         assert not a.last(Flag).value
         assert not driver.state.closed
+
+
+class TestClosedForAll:
+    """R7: whoever is connected hears that the run is closed, and why."""
+
+    def test_r7_who_was_lost_after_the_close_still_knows_of_it(self) -> None:
+        driver = Driver(2, 2)
+        a, b = driver.world("a", "b")
+        b.beats = False
+        a.close("enough")
+        assert b.told.closed
+        driver.let_pass(16)
+        assert "declared lost" in b.told.reason
+        assert (b.told.waiting, b.told.closed, b.told.closed_reason) == (0, True, "enough")
+
+    def test_r7_who_was_lost_before_the_close_and_lives_hears_of_it(self) -> None:
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        b.beats = False
+        driver.let_pass(16)
+        assert (b.told.waiting, b.told.closed) == (1, False)
+        a.close("enough")
+        assert (b.told.waiting, b.told.closed_reason) == (0, "enough")
+
+    def test_r7_who_was_let_go_after_a_failure_hears_of_its_own_close(self) -> None:
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        b.cut(finished=True)
+        driver.let_pass(2.5)
+        a.close("it broke", FAILED)
+        assert a.node not in driver.run.sessions
+        a.close("enough")
+        assert a.told.closed_reason == "enough"
 
 
 class TestLoss:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from itertools import count
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -38,6 +39,9 @@ NODES = 4
 TICK_S = 0.25
 HEALED_S = 40.0
 AGENTS = st.integers(0, NODES - 1)
+
+# It plays for some seconds where it has the machine to itself.
+pytestmark = pytest.mark.timeout(60)
 
 SETTINGS = make_settings(
     2,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from itertools import count
+from typing import NamedTuple
 
 from quorate.coordinator.herald import Herald, stands
 from quorate.coordinator.outbox import Outbox
@@ -64,10 +65,19 @@ class _FailedClose:
     reason counts. That they asked is no answer: they may have died since.
     """
 
-    def __init__(self, number: int, awaited: set[NodeDesc]) -> None:
+    def __init__(self, number: int, members: set[NodeDesc], awaited: set[NodeDesc]) -> None:
         self.number = number
-        self.askers: dict[NodeDesc, tuple[Session, Close]] = {}
+        self.members = members
         self.awaited = awaited
+        self.askers: dict[NodeDesc, _Asker] = {}
+
+
+class _Asker(NamedTuple):
+    """Who says that the job has failed, and in which world."""
+
+    session: Session
+    request: Close
+    holding: WorldName | None
 
 
 class Run:
@@ -96,6 +106,7 @@ class Run:
         self._deadline_order = count()
         self._ended: dict[NodeDesc, Session] = {}
         self._overdue: list[Session] = []
+        self._strays: dict[NodeDesc, Session] = {}
         self._failed_close: _FailedClose | None = None
         self._probes = count(1)
         self._places: dict[NodeDesc, Place] = {}
@@ -149,6 +160,7 @@ class Run:
                 self._admit(session)
         if session.connection is not None and session.connection != connection:
             self._outbox.end(session.connection)
+        self._strays.pop(node, None)
         session.connection = connection
         session.holding = WorldName(*hello.holding) if hello.holding else None
         self._revive(session)
@@ -182,6 +194,8 @@ class Run:
         if session.connection != connection:
             return
         session.connection = None
+        if self._strays.get(session.node) is session:
+            del self._strays[session.node]
         if finished and self.sessions.get(session.node) is session:
             session.ended_s = self._observer.now_s
             self._ended[session.node] = session
@@ -252,10 +266,11 @@ class Run:
         failed = self._failed_close
         if failed is None:
             awaited = members.keys() - self.state.finishing.keys() - {session.node}
-            failed = self._failed_close = _FailedClose(next(self._probes), awaited)
+            failed = _FailedClose(next(self._probes), set(members), awaited)
+            self._failed_close = failed
             connections = [self.sessions[node].connection for node in members if node in awaited]
             self._outbox.send_all(connections, Probe(failed.number))
-        failed.askers[session.node] = (session, request)
+        failed.askers[session.node] = _Asker(session, request, session.holding)
         if symptom:
             self._turn_failed_close_into_leave()
             return
@@ -267,7 +282,7 @@ class Run:
         if failed is None or failed.awaited:
             return
         self._failed_close = None
-        for session, request in failed.askers.values():
+        for session, request, _ in failed.askers.values():
             self._close(request.reason)
             self._outbox.send(session.connection, Flag(request.id, True))
 
@@ -321,6 +336,7 @@ class Run:
         node_id = session.profile.node_id
         former = self.state.identities.get(node_id) if node_id else None
         self.sessions[session.node] = session
+        self._strays.pop(session.node, None)
         admit(self._context(session))
         self._touch(session.node)
         self._line_may_move = True
@@ -479,7 +495,8 @@ class Run:
         self._withdraw(session, f"lost: {reason}")
         # Should it be alive after all, this is the first thing that it reads.
         notice = f"this node was declared lost: {reason}"
-        self._outbox.send(session.connection, Changed(1, notice))
+        closed, why = self.state.closed, self.state.closed_reason
+        self._outbox.send(session.connection, Changed(int(not closed), notice, closed, why, True))
         if session.join is not None:
             # It asks again when it is back, and is then attached afresh.
             self._outbox.end(session.connection)
@@ -497,6 +514,8 @@ class Run:
         self.sessions.pop(session.node, None)
         if session.connection is None:
             session.join = None
+        else:
+            self._strays[session.node] = session
         if session.node in self.state.last_heartbeats:
             withdraw(self.state, self.settings, session.node, reason, self._observer)
             self._touch(session.node)
@@ -516,8 +535,8 @@ class Run:
 
         Spares and newcomers do not count.
         """
-        failed, world = self._failed_close, self.state.world
-        if failed is None or world is None or lost not in world.members:
+        failed = self._failed_close
+        if failed is None or lost not in failed.members:
             return
         if lost in self.state.finishing:
             failed.awaited.discard(lost)
@@ -525,11 +544,14 @@ class Run:
             self._turn_failed_close_into_leave()
 
     def _turn_failed_close_into_leave(self) -> None:
-        """Somebody else was lost: the failure was a symptom, and the rest regroup (R7)."""
+        """Somebody else was lost: the failure was a symptom, and the rest regroup (R7).
+
+        Who asked and has come back to regroup meanwhile stays.
+        """
         failed, self._failed_close = self._failed_close, None
         assert failed is not None
-        for session, request in failed.askers.values():
-            if session.node in self.sessions:
+        for session, request, holding in failed.askers.values():
+            if session.node in self.sessions and session.holding == holding:
                 reason = f"left after a failure: {_shortened(request.reason)}"
                 self._let_go(session, reason)
             self._outbox.send(session.connection, Flag(request.id, self.state.closed))
@@ -544,6 +566,13 @@ class Run:
                 self._advance(session)
         else:
             self._move_line()
+        if self.state.complete and self._failed_close is not None and not self.state.closed:
+            # Another world is there, without those who have not answered.
+            self._turn_failed_close_into_leave()
+        if self.state.closed:
+            # Those who are lost or have left, and are connected all the same, hear of it too (R7).
+            for session in self._strays.values():
+                self._herald.greet(session)
 
     def _move_line(self) -> None:
         """Let those who wait take the places that are free, in order of arrival (R5)."""

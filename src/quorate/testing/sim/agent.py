@@ -87,6 +87,7 @@ class SimAgent(Peer):
     Attributes:
         place: The place in the world that it was given last.
         joining: The id of the join that is unanswered.
+        closing: The id of its last word that the job has ended, while that is unanswered.
         returning: Whether it is stopping its workers, to regroup.
         stuck: Whether its caller does not react, while the attachment goes on.
         over: Whether the caller does not want to join again.
@@ -121,7 +122,7 @@ class SimAgent(Peer):
         self._turn = 0
         self._listener = listener
         self._connection: Connection | None = None
-        self._closing: int | None = None
+        self.closing: int | None = None
         self._changing: tuple[int, StoreChange | GetValue] | None = None
         self.attachment = Attachment(
             self._hello,
@@ -161,7 +162,7 @@ class SimAgent(Peer):
 
     def close(self, reason: str, outcome: str) -> None:
         """Close the run, or say how the job has ended."""
-        self._closing = self._ask(lambda id: Close(id, reason, outcome))
+        self.closing = self._ask(lambda id: Close(id, reason, outcome))
 
     def finish(self) -> None:
         """Say that this node's work is done, and do not come back."""
@@ -267,8 +268,8 @@ class SimAgent(Peer):
                 self.later(self.schedule.between(0.0, 0.5), self.use_store)
             elif error is not None:
                 self._fail(error)
-        elif request_id == self._closing:
-            self._closing = None
+        elif request_id == self.closing:
+            self.closing = None
             if isinstance(answer, Flag) and not answer.value:
                 # The run goes on without this node: it has left.
                 self.kill(Ending.FINISH)

@@ -226,6 +226,8 @@ class SimWorld:
             yield f"{absent} are not attached"
         elif any(process.frozen for process in (*self.coordinators, *self.living())):
             yield "somebody is still frozen"
+        elif unanswered := [agent.node for agent in self.living() if agent.closing is not None]:
+            yield f"{unanswered} have no answer to their word that the job has ended"
         elif state.closed:
             yield from self._not_told_of_the_close()
         elif not state.complete:
