@@ -6,13 +6,16 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from copy import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quorate.coordinator.door import Door, Keys
 from quorate.testing.sim import DirectWorld, SimResult, SimWorld, Violation, coordinator
-from quorate.testing.sim.campaign import WAYS, play
+from quorate.testing.sim.campaign import PART, WAYS, play
 
 SEEDS = 60
 SEEDS_OF_CI = 500
@@ -98,13 +101,26 @@ def test_the_command_prints_what_was_played() -> None:
 
 
 def test_several_processes_play_what_one_plays() -> None:
-    play_85 = [*COMMAND, "--seeds", "1-85", "--ways", "coordinated"]
-    one, several = (
-        subprocess.check_output([*play_85, "--jobs", jobs], text=True).split("(", 1)
-        for jobs in ("1", "2")
-    )
-    assert one[0] == several[0]
-    assert one[1].splitlines()[1:] == several[1].splitlines()[1:]
+    seeds = range(1, PART + 2)
+    assert play("coordinated", seeds, jobs=2) == play("coordinated", seeds)
+
+
+def test_processes_end_with_the_one_that_started_them(until: Callable[..., Any]) -> None:
+    command = [*COMMAND, "--seeds", "1-100000", "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        until(lambda: len(children.read_text().split()) == 3, 15, "two players and a tracker")
+        players = [Path("/proc", pid) for pid in children.read_text().split()]
+        parent.kill()
+    until(lambda: not any(map(is_running, players)), 15, "the players' end")
+
+
+def is_running(process: Path) -> bool:
+    """Whether a process has not ended, though nobody may have asked for how it did."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_violations_of_other_processes_can_be_read() -> None:

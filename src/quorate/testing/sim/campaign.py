@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import NamedTuple
 
 from quorate.testing.sim.coordinated import SimWorld
@@ -88,8 +90,20 @@ def _parts(way: str, seeds: Sequence[int], events_max: int | None, jobs: int) ->
     if jobs == 1:
         yield from map(_play_part, repeat(way), parts, repeat(events_max))
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _end_with_parent) as pool:
         yield from pool.map(_play_part, repeat(way), parts, repeat(events_max))
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that started it is gone: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _play_part(way: str, seeds: Sequence[int], events_max: int | None) -> Tally:

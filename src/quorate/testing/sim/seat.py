@@ -155,7 +155,8 @@ class SeatedCoordinator(SimCoordinator):
     def tick(self) -> None:
         """See `SimCoordinator`: where it is not certain, an empty write will tell."""
         super().tick()
-        if self.engine is not None and not self.is_certain() and not self._finding_out:
+        doubts = self.engine is not None and not self.is_certain()
+        if doubts and not self._finding_out and self.reaches_ledger():
             self._finding_out = True
             self.ledger.commit(self, self.fence, {}, self._found_out)
 
