@@ -481,11 +481,14 @@ class Run:
             reason = self._why_lost(session, now_s)
             if reason and self.sessions.get(session.node) is session:
                 self._lose(session, reason)
-        self._overdue = [s for s in self._ended.values() if self._why_lost(s, now_s)]
+        self._overdue = [s for s in self._ended.values() if self._is_past_grace(s, now_s)]
+
+    def _is_past_grace(self, session: Session, now_s: float) -> bool:
+        grace_s = self.settings.reconnect_grace.total_seconds()
+        return session.ended_s is not None and now_s - session.ended_s >= grace_s
 
     def _why_lost(self, session: Session, now_s: float) -> str:
-        grace_s = self.settings.reconnect_grace.total_seconds()
-        if session.ended_s is not None and now_s - session.ended_s >= grace_s:
+        if self._is_past_grace(session, now_s):
             return "its process ended"
         silent_s = now_s - session.heard_s
         return f"it was silent for {silent_s:.0f} s" if silent_s >= self.settings.silence_s else ""
