@@ -425,6 +425,7 @@ STEPS = st.sampled_from(
 )
 
 
+@pytest.mark.timeout(60)
 @settings(max_examples=60)
 @given(st.lists(st.tuples(STEPS, st.integers(0, 3), st.sampled_from([0, 1, 3, 20])), max_size=25))
 def test_whatever_happens_a_world_is_one_and_the_living_meet_in_the_end(
