@@ -422,6 +422,8 @@ class AgentProcess:
         self, endpoint: object, state_dir: Path, nodes: tuple[int, int], is_host: str = ""
     ) -> None:
         settings = {key: value for key, value in QUICK.items() if key != "is_host"}
+        # Who has ended is lost after the grace of 2 s, or after this silence, if that is shorter.
+        settings["keep_alive_max_attempt"] = "10"
         if is_host:
             settings["is_host"] = is_host
         config = [f"{key}={value}" for key, value in settings.items()]

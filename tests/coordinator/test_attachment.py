@@ -506,7 +506,7 @@ class TestToken:
             Changed(1, "they are gone", True, "closed", True),
             Waiting("k", "reason", 0.0),
             Pong(1),
-            Probe(),
+            Probe(1),
             Flag(1, True),
         ],
         ids=lambda reply: type(reply).__name__,

@@ -100,6 +100,7 @@ def test_the_command_prints_what_was_played() -> None:
     assert "0 violations" in output
 
 
+@pytest.mark.timeout(60)
 def test_several_processes_play_what_one_plays() -> None:
     seeds = range(1, PART + 2)
     assert play("coordinated", seeds, jobs=2) == play("coordinated", seeds)
