@@ -125,3 +125,26 @@ def test_a_blocked_way_is_silence(way: tuple[str, str], hears: list[object]) -> 
     pair.dial()
     assert pair.client.seen == ["no answer"]
     assert pair.server.seen == hears
+
+
+def test_only_words_that_count_break_a_silence(pair: Pair) -> None:
+    pair.say(b"1")
+    pair.wait()
+    heard_s = pair.network.heard_s(pair.client, pair.server, read_s=pair.schedule.now_s)
+    assert heard_s > 0
+    pair.server.listens_to = lambda connection: False
+    pair.say(b"2")
+    pair.wait()
+    assert pair.server.seen[-1] == b"2"
+    now_s = pair.schedule.now_s
+    assert pair.network.heard_s(pair.client, pair.server, read_s=now_s) == heard_s
+
+
+def test_a_pause_lasts_for_one_that_has_read_nothing_since(pair: Pair) -> None:
+    pair.say(b"1")
+    pair.wait(10)
+    before_s = pair.network.heard_s(pair.client, pair.server, read_s=pair.schedule.now_s)
+    pair.say(b"2")
+    pair.wait(1)
+    assert pair.network.heard_s(pair.client, pair.server, read_s=9.0) == before_s
+    assert pair.network.heard_s(pair.client, pair.server, read_s=pair.schedule.now_s) > before_s

@@ -158,6 +158,11 @@ class SimCoordinator(Peer):
         if self.readers.pop(connection.number, None) is not None and self.engine is not None:
             self.engine.closed(connection.number, ending is Ending.FINISH)
 
+    def listens_to(self, connection: Connection) -> bool:
+        """See `Peer`: whoever has not shown that it knows the token may be anybody."""
+        door = self.doors.get(connection.number)
+        return self._keys.token is None or (door is not None and door.is_open)
+
     def turn_over(self) -> None:
         """Store what is to be stored, and let out what may go."""
         engine = self.engine

@@ -52,6 +52,10 @@ class Peer(Process):
     def ended(self, connection: Connection, ending: Ending) -> None:
         """Note that the other side has ended the connection; this side is ended too."""
 
+    def listens_to(self, connection: Connection) -> bool:
+        """Return whether what comes on a connection counts as a word of its sender's."""
+        return True
+
     def refused(self, why: str) -> None:
         """Note that no connection was made."""
         raise AssertionError(f"{self.machine.name} does not dial: {why}")
@@ -141,7 +145,8 @@ class Connection:
                 self.network.carry(self._from(target), Ending.FINISH)
             target.handle(target.ended, self, item)
         elif item is not None:
-            self.network.heard(stream.source, target)
+            if target.listens_to(self):
+                self.network.heard(stream.source, target)
             target.handle(target.received, self, item)
 
     def _from(self, sender: Peer) -> _Stream:
