@@ -75,7 +75,9 @@ FLOORS: dict[str, str] = {
         wire.messages
         wire.proof
         wire.frames
+        wire.tls
         wire
+        tls
         """,
     "F3": """
         holder
@@ -212,13 +214,13 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|run|status|engine|door|refusals)|wire\.proof|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|run|status|engine|door|refusals)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 
 TORCH_ALLOWED = {"backends.tcpstore", "torchrun", "bench.torch_peer"}
 
-NOT_AT_IMPORT = ("aiohttp", "asyncio", "numpy", "torch", "urllib3", "uvloop")
+NOT_AT_IMPORT = ("aiohttp", "asyncio", "numpy", "ssl", "torch", "urllib3", "uvloop")
 IMPORT_TIME_S = 0.1
 
 # Written so that this file does not find itself.

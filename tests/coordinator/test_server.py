@@ -172,7 +172,7 @@ def unframed(body: bytes) -> bytes:
 TLS_HELLO = bytes.fromhex("16030102000100")
 HOSTILE = {
     "http": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "another program"),
-    "tls": (TLS_HELLO, "bytes"),
+    "tls": (TLS_HELLO, "speaks TLS"),
     "oversize": (struct.pack(">I", frames.GREETING_BYTES_MAX + 1), "65537 bytes"),
     "zeros": (bytes(64), "malformed"),
     "no message": (unframed(b"\xc1"), "malformed"),

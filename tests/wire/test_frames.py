@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorate.errors import RendezvousProtocolError
-from quorate.wire.frames import FRAME_BYTES_MAX, GREETING_BYTES_MAX, FrameReader, frame
+from quorate.wire.frames import (
+    FRAME_BYTES_MAX,
+    GREETING_BYTES_MAX,
+    FrameReader,
+    frame,
+    is_tls,
+)
 
 BODY = b"a body of some bytes"
 
@@ -82,9 +88,19 @@ def test_r15_text_of_another_protocol_is_named(greeting: bytes) -> None:
         list(FrameReader().feed(greeting))
 
 
-def test_r15_tls_is_refused() -> None:
-    with pytest.raises(RendezvousProtocolError, match="another program"):
-        list(FrameReader().feed(bytes.fromhex("16030102000100") + bytes(64)))
+@pytest.mark.parametrize("record", ["16030102000100", "15030300020230"], ids=["hello", "alert"])
+def test_r15_tls_is_refused_by_its_name(record: str) -> None:
+    with pytest.raises(RendezvousProtocolError, match=r"speaks TLS.*--tls-cert"):
+        list(FrameReader().feed(bytes.fromhex(record)))
+
+
+def test_what_is_tls() -> None:
+    assert is_tls(b"\x16")
+    assert is_tls(b"\x15\x03\x03")
+    assert not is_tls(b"\x16\x04")
+    assert not is_tls(b"\x17\x03")
+    assert not is_tls(b"\x00\x00\x16\x03")
+    assert not is_tls(b"")
 
 
 def test_r15_the_sender_refuses_what_the_receiver_would() -> None:

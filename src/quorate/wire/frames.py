@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from quorate.errors import RendezvousProtocolError
 
-__all__ = ["FRAME_BYTES_MAX", "GREETING_BYTES_MAX", "FrameReader", "frame"]
+__all__ = ["FRAME_BYTES_MAX", "GREETING_BYTES_MAX", "FrameReader", "frame", "is_tls"]
 
 # A world record of 10,000 members takes about 0.7 MB, a store value may be as large as this.
 FRAME_BYTES_MAX = 4 * 1024 * 1024
@@ -29,6 +29,11 @@ def frame(body: bytes) -> bytes:
             f"store large values in pieces, or elsewhere."
         )
     return len(body).to_bytes(_HEADER_BYTES, "big") + body
+
+
+def is_tls(data: bytes) -> bool:
+    """Return whether first bytes of a connection are TLS (RFC 8446): an alert or a handshake."""
+    return data[:1] in {b"\x15", b"\x16"} and data[1:2] in {b"", b"\x03"}
 
 
 class FrameReader:
@@ -87,6 +92,11 @@ class FrameReader:
             self._buffer, self._offset = bytearray(self._buffer[self._offset :]), 0
 
     def _refusal(self, header: bytes) -> str:
+        if is_tls(header):
+            return (
+                "The peer speaks TLS, and this side does not: give `tls` or `tls_ca_file` with "
+                "--rdzv-conf to all nodes or to none, and --tls-cert to `quorate serve`."
+            )
         if header.isascii() and header.decode().isprintable():
             return (
                 f"The peer sent '{header.decode()}...', which is not the protocol of quorate: "
