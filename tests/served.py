@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from quorate.coordinator.server import CoordinatorServer
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.credentials import Secrets, Token
 from quorate.identity import Endpoint
+from quorate.tls import TlsContexts
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     ROLE_OPERATOR,
@@ -65,10 +66,15 @@ class ThreadedCoordinator:
         idle_exit_s: float | None = None,
         seat: Seat | None = None,
         keys: Keys | None = None,
+        tls: TlsContexts | None = None,
+        run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
     ) -> None:
+        self._run = run
         listener = socket.create_server((LOOPBACK, port), backlog=100)
         self.endpoint = Endpoint(LOOPBACK, listener.getsockname()[1])
-        self.server = CoordinatorServer([listener], ledger, idle_exit_s, seat=seat, keys=keys)
+        self.server = CoordinatorServer(
+            [listener], ledger, idle_exit_s, seat=seat, keys=keys, tls=tls
+        )
         self.error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = threading.Event()
@@ -83,7 +89,7 @@ class ThreadedCoordinator:
             await self.server.run()
 
         try:
-            asyncio.run(main())
+            self._run(main())
         except Exception as error:
             self.error = error
 

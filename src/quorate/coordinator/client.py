@@ -30,7 +30,9 @@ from quorate.errors import (
     RendezvousTimeoutError,
 )
 from quorate.identity import Endpoint, is_numeric, parse_rendezvous_endpoint
+from quorate.tls import TlsContexts
 from quorate.wire.messages import Answer, Hello, Request
+from quorate.wire.tls import TlsPipe
 
 __all__ = ["Client", "Kind", "answered", "background_loop"]
 
@@ -38,6 +40,10 @@ logger = logging.getLogger("quorate.client")
 
 CONNECT_TIMEOUT_S = 1.0
 RESOLVE_TIMEOUT_S = 10.0
+
+# A coordinator that thousands dial at once takes some 0.5 ms of its time for each; it gives a peer
+# as long as this to say hello.
+HANDSHAKE_TIMEOUT_S = 10.0
 
 # When an unreachable coordinator is first mentioned in the log (one that is being started is not
 # worth a word), and how often then.
@@ -70,23 +76,58 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, pipe: TlsPipe | None) -> None:
         self._client = client
+        self._pipe = pipe
         self.transport: asyncio.Transport | None = None
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        # Whoever waited may have been cancelled: asyncio would complain of an error nobody took.
+        self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
+        self.lost: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the interface of asyncio's, but not its class.
         self.transport = cast(asyncio.Transport, transport)
+        if self._pipe is not None:
+            self._put(self._pipe.take_output())
 
     def data_received(self, data: bytes) -> None:
-        self._client.received(self, data)
+        if self._pipe is not None:
+            try:
+                data = self._pipe.feed(data)
+            except RendezvousConnectionError as error:
+                self._distrust(error)
+                return
+            if self._pipe.established and not self.ready.done():
+                self.ready.set_result(None)
+            self._put(self._pipe.take_output())
+        if data:
+            self._client.received(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        why = _told(exc) if exc else "the coordinator ended the connection"
+        if self._pipe is not None and not self.ready.done():
+            self.ready.set_exception(OSError(f"{why} during the TLS handshake"))
         if not self.lost.done():
             self.lost.set_result(None)
-        self._client.lost(self, _told(exc) if exc else "the coordinator ended the connection")
+        self._client.lost(self, why)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, once the connection is ready."""
+        if self._pipe is not None:
+            self._pipe.send(data)
+            data = self._pipe.take_output()
+        self._put(data)
+
+    def close(self) -> None:
+        """End the connection in order."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._put(self._pipe.take_output())
+        if self.transport is not None:
+            self.transport.close()
 
     def reset(self) -> None:
         """Give the connection up without looking like a process that ends (R8)."""
@@ -95,6 +136,23 @@ class _Connection(asyncio.Protocol):
             if raw is not None:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.transport.abort()
+
+    def _put(self, data: bytes) -> None:
+        if self.transport is not None and data:
+            self.transport.write(data)
+
+    def _distrust(self, error: RendezvousConnectionError) -> None:
+        """Give up what cannot be trusted, or does not trust us."""
+        if self.ready.done():
+            self._client.distrusted(self, error)
+            self.reset()
+            return
+        self.ready.set_exception(error)
+        if self._pipe is not None:
+            # The other side is told why: it is no use to it to wait.
+            self._put(self._pipe.take_output())
+        if self.transport is not None:
+            self.transport.close()
 
 
 class Client:
@@ -111,6 +169,8 @@ class Client:
         dialing: How many of the clients that share it may dial at once: thousands in one loop
             would keep each other from being connected in time.
         token: What the coordinator and this session must both know; `None` if there is none.
+        tls: What connections are secured with, by the host name of each endpoint; `None` for
+            plain ones.
     """
 
     def __init__(
@@ -123,7 +183,10 @@ class Client:
         loop: asyncio.AbstractEventLoop | None = None,
         dialing: asyncio.Semaphore | None = None,
         token: Token | None = None,
+        tls: TlsContexts | None = None,
     ) -> None:
+        self._tls = tls
+        self._distrusted: set[Endpoint] = set()
         self._dialing = dialing or asyncio.Semaphore()
         self._endpoints = list(endpoints)
         self._make_hello = make_hello
@@ -247,6 +310,11 @@ class Client:
         else:
             self._loop.call_soon_threadsafe(callback, *arguments)
 
+    def distrusted(self, connection: _Connection, error: RendezvousConnectionError) -> None:
+        """Note that a connection cannot be trusted, after it was taken into use."""
+        self.lost(connection, str(error))
+        self._note_distrust(error)
+
     def _in_loop(self) -> bool:
         try:
             return asyncio.get_running_loop() is self._loop
@@ -287,9 +355,8 @@ class Client:
 
     def _flush(self) -> None:
         output = self.attachment.take_output()
-        connection = self._connection
-        if output and connection is not None and connection.transport is not None:
-            connection.transport.write(output)
+        if output and self._connection is not None:
+            self._connection.write(output)
         for outcome in self.attachment.take_outcomes():
             future = self._futures.pop(outcome.request_id, None)
             if future is None:
@@ -356,6 +423,10 @@ class Client:
         try:
             async with self._dialing:
                 return await self._connect(endpoint)
+        except RendezvousConnectionError as error:
+            self.attachment.refused(str(error), self._now_s())
+            self._note_distrust(error)
+            return None
         except (OSError, UnicodeError) as error:
             why = _told(error)
         if self._host is not None:
@@ -370,7 +441,7 @@ class Client:
         failure: Exception = OSError(f"{endpoint.host} has no address")
         for address in await self._resolve(endpoint):
             try:
-                connection = await self._connected(address, endpoint.port)
+                connection = await self._connected(address, endpoint)
             except OSError as error:
                 failure = error
             else:
@@ -388,7 +459,24 @@ class Client:
             )
         return [_numeric(sockaddr) for _, _, _, _, sockaddr in found]
 
-    async def _connected(self, address: str, port: int) -> _Connection:
+    def _new_pipe(self, endpoint: Endpoint) -> TlsPipe | None:
+        if self._tls is None:
+            return None
+        return TlsPipe(self._tls.current(), server_side=False, server_hostname=endpoint.host)
+
+    async def _shake_hands(self, connection: _Connection) -> None:
+        """Wait for the end of a TLS handshake, in bounded time."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                await connection.ready
+        except TimeoutError:
+            connection.reset()
+            raise OSError(f"no end of the TLS handshake within {HANDSHAKE_TIMEOUT_S:g} s") from None
+        except asyncio.CancelledError:
+            connection.reset()
+            raise
+
+    async def _connected(self, address: str, endpoint: Endpoint) -> _Connection:
         """Connect, in bounded time.
 
         The bound ends here, before the first word: were a connection given up for lateness after
@@ -396,11 +484,23 @@ class Client:
         """
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, connection = await self._loop.create_connection(
-                lambda: _Connection(self), address, port
+                lambda: _Connection(self, self._new_pipe(endpoint)), address, endpoint.port
             )
+        if self._tls is not None:
+            await self._shake_hands(connection)
         if connection.transport is None:
             raise ConnectionResetError
         return connection
+
+    def _note_distrust(self, error: RendezvousConnectionError) -> None:
+        """End a session that no coordinator has known yet once there is none to hope for.
+
+        A session that one has known goes on: certificates are renewed, impostors go away (R11).
+        """
+        self._distrusted.add(self._endpoint)
+        if not self.attachment.is_known and self._distrusted.issuperset(self._endpoints):
+            self.attachment.end(type(error)(f"At {self._endpoint}: {error}"))
+            self._end()
 
     def _complain(self) -> None:
         """Say now and then that there is no coordinator (R16)."""
@@ -423,8 +523,8 @@ class Client:
         for handle in (self._task, self._ticker):
             if handle is not None:
                 handle.cancel()
-        if self._connection is not None and self._connection.transport is not None:
-            self._connection.transport.close()
+        if self._connection is not None:
+            self._connection.close()
 
 
 def _numeric(sockaddr: tuple[Any, ...]) -> str:

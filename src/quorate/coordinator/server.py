@@ -26,6 +26,7 @@ from quorate.errors import (
     RendezvousProtocolError,
 )
 from quorate.identity import Endpoint
+from quorate.tls import TlsContexts
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     Hello,
@@ -40,6 +41,7 @@ from quorate.wire.messages import (
     failure,
 )
 from quorate.wire.proof import NONCE_BYTES
+from quorate.wire.tls import TlsPipe
 
 __all__ = ["CoordinatorServer", "serve"]
 
@@ -67,11 +69,12 @@ UNCERTAIN = Waiting("uncertain", "what the coordinators share their runs in does
 
 
 class _Connection(asyncio.Protocol):
-    """One peer's socket: bytes to messages, and back."""
+    """One peer's socket: bytes to messages, and back, by way of `pipe` if there is TLS."""
 
     __slots__ = (
         "_door",
         "_finished",
+        "_pipe",
         "_reader",
         "_server",
         "greeted",
@@ -80,8 +83,9 @@ class _Connection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, server: CoordinatorServer) -> None:
+    def __init__(self, server: CoordinatorServer, pipe: TlsPipe | None) -> None:
         self._server = server
+        self._pipe = pipe
         self._reader = FrameReader()
         self._door = server.new_door()
         self._finished = False
@@ -99,9 +103,9 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand on the messages that the bytes complete."""
         try:
-            for body in self._reader.feed(data):
+            for body in self._reader.feed(self._plain(data)):
                 self._take(body)
-        except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
+        except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
             self.refuse(error)
 
     def _take(self, body: bytes) -> None:
@@ -120,6 +124,19 @@ class _Connection(asyncio.Protocol):
             self._reader.bytes_max = FRAME_BYTES_MAX
         self._server.received(self, request)
 
+    def _plain(self, data: bytes) -> bytes:
+        """Return what the peer says in the bytes that it has sent."""
+        pipe = self._pipe
+        if pipe is None:
+            return data
+        try:
+            return pipe.feed(data)
+        finally:
+            self._put(pipe.take_output())
+            if not pipe.speaks_tls:
+                # It is told in a form that it can read.
+                self._pipe = None
+
     def eof_received(self) -> bool:
         """Note that the peer has finished in order, as a process that ends does (R8)."""
         self._finished = True
@@ -132,23 +149,38 @@ class _Connection(asyncio.Protocol):
         finished = isinstance(exc, BrokenPipeError) or (self._finished and exc is None)
         self._server.closed(self, finished)
 
-    def refuse(self, error: RendezvousProtocolError | RendezvousAuthenticationError) -> None:
+    def refuse(self, error: RendezvousConnectionError | RendezvousAuthenticationError) -> None:
         """Say why, and end the connection; nobody else is affected (R15)."""
         if self.transport is not None:
             self._server.refused(self, error)
             answer = failure(0, error)
-            self.transport.write(frame(encode(Refused(answer.code, answer.message))))
-            self.transport.close()
+            self.write(frame(encode(Refused(answer.code, answer.message))))
+            self.close()
 
     def redirect(self, endpoint: str) -> None:
         """Send the peer to the coordinator that decides, and end the connection."""
         self.write(frame(encode(Redirect(endpoint))))
+        self.close()
+
+    def close(self) -> None:
+        """End the connection once everything is sent."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._put(self._pipe.take_output())
         if self.transport is not None:
             self.transport.close()
 
     def write(self, data: bytes) -> None:
-        """Send bytes, unless the peer has stopped reading."""
-        if self.transport is None:
+        """Send bytes; what comes before the end of a handshake is said again after the hello."""
+        if self._pipe is None:
+            self._put(data)
+        elif self._pipe.established:
+            self._pipe.send(data)
+            self._put(self._pipe.take_output())
+
+    def _put(self, data: bytes) -> None:
+        """Write to the socket, unless the peer has stopped reading."""
+        if self.transport is None or not data:
             return
         self.transport.write(data)
         if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
@@ -173,6 +205,7 @@ class CoordinatorServer:
         keys: Who may come in.
         seat: For one of several coordinators that share a ledger: it decides while it holds the
             seat, and sends agents to the holder otherwise (R17). Then `ledger` is `None`.
+        tls: What all connections are secured with; `None` for plain ones.
 
     Raises:
         RendezvousStateError: The ledger holds something that is not a coordinator's.
@@ -187,11 +220,13 @@ class CoordinatorServer:
         seat: Seat | None = None,
         closed_kept_s: float = CLOSED_KEPT_S,
         keys: Keys | None = None,
+        tls: TlsContexts | None = None,
     ) -> None:
         self._listeners = listeners
         self._keys = keys or Keys()
         self._open_door = Door(Keys(), b"")
         self._refusals = RefusalLog()
+        self._tls = tls
         self._closed_kept_s = closed_kept_s
         self._ledger = ledger
         self._seat = seat
@@ -220,7 +255,7 @@ class CoordinatorServer:
         """
         loop = asyncio.get_running_loop()
         servers = [
-            await loop.create_server(lambda: _Connection(self), sock=listener, backlog=4096)
+            await loop.create_server(self._new_connection, sock=listener, backlog=4096)
             for listener in self._listeners
         ]
         tasks = [loop.create_task(self._tick_for_ever())]
@@ -242,6 +277,10 @@ class CoordinatorServer:
     def stop(self) -> None:
         """Ask `run` to return."""
         self._stopped.set()
+
+    def _new_connection(self) -> _Connection:
+        pipe = TlsPipe(self._tls.current(), server_side=True) if self._tls is not None else None
+        return _Connection(self, pipe)
 
     def now_s(self) -> float:
         """Return the machine's monotonic time, for the connections' own limits."""
@@ -421,8 +460,8 @@ class CoordinatorServer:
                     continue
                 if data:
                     connection.write(data)
-                if send.end and connection.transport is not None:
-                    connection.transport.close()
+                if send.end:
+                    connection.close()
 
     def _stop_if_failed(self, task: asyncio.Task[None]) -> None:
         """End with the error of a task without which agents would wait in vain."""
@@ -488,6 +527,7 @@ def serve(
     seat: Seat | None = None,
     closed_kept_s: float = CLOSED_KEPT_S,
     keys: Keys | None = None,
+    tls: TlsContexts | None = None,
 ) -> None:
     """Serve a coordinator in this process until a signal or idleness ends it.
 
@@ -498,6 +538,7 @@ def serve(
         seat: For one of several coordinators that share a ledger.
         closed_kept_s: How long a closed run is remembered that nobody is attached to, in seconds.
         keys: Who may come in; everybody if it is `None`.
+        tls: What all connections are secured with; `None` for plain ones.
 
     Raises:
         RendezvousStateError: The ledger holds something that is not a coordinator's.
@@ -506,7 +547,13 @@ def serve(
 
     async def main() -> None:
         server = CoordinatorServer(
-            listeners, ledger, idle_exit_s, seat=seat, closed_kept_s=closed_kept_s, keys=keys
+            listeners,
+            ledger,
+            idle_exit_s,
+            seat=seat,
+            closed_kept_s=closed_kept_s,
+            keys=keys,
+            tls=tls,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
