@@ -176,6 +176,36 @@ KEYS: tuple[ConfigurationKey, ...] = (
         "`docs/security.md`. A coordinator that this node starts asks for it.",
     ),
     ConfigurationKey(
+        "tls",
+        YES_OR_NO,
+        "yes if another key of TLS is given",
+        COORDINATED,
+        "Whether the connection to the coordinator is secured by TLS.",
+    ),
+    ConfigurationKey(
+        "tls_ca_file",
+        TEXT,
+        "the system's",
+        COORDINATED,
+        "The file of the authority (PEM) that must have signed the coordinator's certificate. A "
+        "coordinator that this node starts lets in only who has a certificate of it too.",
+    ),
+    ConfigurationKey(
+        "tls_cert_file",
+        TEXT,
+        "none",
+        COORDINATED,
+        "The file of this node's certificate (PEM): shown to a coordinator that asks for one, and "
+        "used by a coordinator that this node starts.",
+    ),
+    ConfigurationKey(
+        "tls_key_file",
+        TEXT,
+        "in `tls_cert_file`",
+        COORDINATED,
+        "The file of its private key (PEM, not encrypted).",
+    ),
+    ConfigurationKey(
         "local_addr",
         TEXT,
         "found out",

@@ -35,6 +35,7 @@ from quorate.identity import (
     advertised_address,
     parse_rendezvous_endpoints,
 )
+from quorate.tls import TlsContexts, client_contexts, tls_files_from
 from quorate.wire.messages import (
     FAILED,
     ROLE_AGENT,
@@ -107,6 +108,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         local_addr: The address to advertise; that of its own connection if `None`.
         host: May start a coordinator on this machine; `None` never to.
         token: What the coordinator and this node must both know; `None` if there is none.
+        tls: What the connection is secured with; `None` for a plain one.
     """
 
     _node_desc_generator = NodeDescGenerator()
@@ -119,7 +121,9 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         local_addr: str | None = None,
         host: Callable[[Endpoint], None] | None = None,
         token: Token | None = None,
+        tls: TlsContexts | None = None,
     ) -> None:
+        self._tls = tls
         self._settings = settings
         self._token = token
         self._profile = profile or NodeProfile()
@@ -285,7 +289,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         self, endpoints: Sequence[Endpoint], host: Callable[[Endpoint], None] | None
     ) -> Session:
         interval_s = self._settings.keep_alive_interval.total_seconds()
-        return Client(endpoints, self._hello, interval_s, host, token=self._token)
+        return Client(endpoints, self._hello, interval_s, host, token=self._token, tls=self._tls)
 
     def _store(self, world: WorldName) -> Any:
         assert isinstance(self._client, Client)
@@ -358,11 +362,13 @@ def create_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler
         # must not appear among them.
         is_host = False
     token = token_from(params.get("token_file"))
+    tls = tls_files_from(params)
     return CoordinatedRendezvousHandler(
         settings_from(params),
         endpoints,
         profile_from(params),
         local_addr_from(params),
-        CoordinatorHost(is_host, params.get("state_dir"), token=token),
+        CoordinatorHost(is_host, params.get("state_dir"), token=token, tls=tls),
         token,
+        client_contexts(tls),
     )

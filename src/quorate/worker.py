@@ -12,6 +12,7 @@ from quorate.core.settings import PROTOCOL_VERSION
 from quorate.credentials import token_from
 from quorate.errors import RendezvousSettingsError
 from quorate.identity import Endpoint, parse_rendezvous_endpoints
+from quorate.tls import TlsFiles, client_contexts
 from quorate.wire.messages import ROLE_STORE, Hello
 
 __all__ = ["worker_store"]
@@ -54,6 +55,7 @@ def worker_store(
         hello,
         INTERVAL_S,
         token=token_from(environment=environment),
+        tls=client_contexts(TlsFiles.from_environment(environment)),
     )
     client.start()
     return RemoteStore(client, (epoch, int(number)), timeout_s)

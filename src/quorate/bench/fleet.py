@@ -61,7 +61,7 @@ class Fleet:
         kind: The kind of agents, see `quorate.bench.load`.
         parts: The numbers of the agents of each process.
         limit_s: How long blocking agents may try to join.
-        environment: The environment of the processes; it may name a token.
+        environment: The environment of the processes; it may name a token and the files of TLS.
         clock: Measures how long answers take.
 
     Raises:

@@ -52,7 +52,7 @@ class Options:
         period_s: `steady`: how long is watched.
         operations: `store`: how many operations of a kind each agent does.
         load_processes: How many load processes there are; by default as many as are of use.
-        environment: The environment of servers and load; it may name a token.
+        environment: The environment of servers and load; it may name a token and the files of TLS.
         clock: The time.
     """
 

@@ -28,6 +28,7 @@ from quorate.core.state import Place
 from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousSettingsError, RendezvousTimeoutError
 from quorate.identity import Endpoint, parse_rendezvous_endpoint
+from quorate.tls import TlsContexts, TlsFiles, client_contexts
 from quorate.wire.messages import (
     ROLE_AGENT,
     AddNumber,
@@ -62,6 +63,7 @@ class _Agent(Client):
         counted: Countdown,
         dialing: asyncio.Semaphore,
         token: Token | None,
+        tls: TlsContexts | None,
     ) -> None:
         session = secrets.token_hex(8)
         hello = Hello(
@@ -81,6 +83,7 @@ class _Agent(Client):
             loop=asyncio.get_running_loop(),
             dialing=dialing,
             token=token,
+            tls=tls,
         )
         self.number = number
         self.place: Place | None = None
@@ -193,9 +196,12 @@ class SessionCrowd:
         settings = RendezvousSettings(task.run_id, task.min_nodes, task.nodes)
         dialing = asyncio.Semaphore(DIALING_MAX)
         token = token_from()
+        tls = client_contexts(TlsFiles.from_environment(os.environ))
         endpoints = [parse_rendezvous_endpoint(endpoint, 0) for endpoint in task.endpoints]
         self._agents = [
-            _Agent(number, _rotated(endpoints, number), settings, self._counted, dialing, token)
+            _Agent(
+                number, _rotated(endpoints, number), settings, self._counted, dialing, token, tls
+            )
             for number in range(task.first, task.first + task.count)
         ]
 

@@ -20,9 +20,11 @@ from quorate.bench.load import FLOOR, FLOOR_UVLOOP, SESSIONS
 from quorate.bench.threads import PEERS
 from quorate.cli.serve import etcd_backend
 from quorate.clock import SystemClock
+from quorate.coordinator.host import serve_options
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.etcd.messages import prefix_end
 from quorate.launch.wards import Wards
+from quorate.tls import TlsFiles
 
 if TYPE_CHECKING:
     from quorate.etcd.client import EtcdClient
@@ -228,7 +230,7 @@ class Subject:
 
         Args:
             nodes: How many agents will come at most.
-            environment: The environment of the servers; it may name a token.
+            environment: The environment of the servers; it may name a token and the files of TLS.
 
         Raises:
             RendezvousConnectionError: They do not start.
@@ -337,6 +339,7 @@ def _peer(name: str) -> Subject:
 
 def _coordinator(flags: list[str], log: str, site: Site) -> _Server:
     command = [sys.executable, "-m", "quorate", "serve", "--endpoint", "{endpoint}", *flags]
+    command += serve_options(TlsFiles.from_environment(site.environment))
     return _Server(command, site.folder / log, site.wards, site.environment, _READY)
 
 

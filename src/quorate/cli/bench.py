@@ -17,8 +17,9 @@ from quorate.bench.measuring import Options
 from quorate.bench.progress import Progress
 from quorate.bench.subjects import BACKENDS
 from quorate.bench.table import format_table
-from quorate.cli.common import CONTEXT_SETTINGS, token_option
+from quorate.cli.common import CONTEXT_SETTINGS, tls_options, token_option
 from quorate.credentials import exported, token_from
+from quorate.tls import TlsFiles
 
 __all__ = ["command"]
 
@@ -87,6 +88,7 @@ def _shared_options(repeat: int) -> Callable[[Command], Command]:
             "with a thousand agents each.",
         ),
         token_option("The file of a secret that coordinators and agents use."),
+        tls_options,
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
     ]
 
@@ -156,7 +158,8 @@ def _run(bench: str, shared: dict[str, Any], **own: Any) -> None:
     options = Options(
         limit_s=shared["limit_s"],
         load_processes=shared["load_processes"],
-        environment=exported(token_from(shared["token_file"]), os.environ),
+        environment=exported(token_from(shared["token_file"]), os.environ)
+        | TlsFiles.environment(shared["tls"]),
         **own,
     )
     with Progress(sys.stderr, shutil.get_terminal_size().columns) as progress:

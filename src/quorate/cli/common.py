@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -11,7 +12,14 @@ import click
 
 from quorate.errors import RendezvousError
 
-__all__ = ["CONTEXT_SETTINGS", "endpoint_option", "fail", "set_up_logging", "token_option"]
+__all__ = [
+    "CONTEXT_SETTINGS",
+    "endpoint_option",
+    "fail",
+    "set_up_logging",
+    "tls_options",
+    "token_option",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,6 +54,46 @@ def token_option(meaning: str) -> Callable[[Command], Command]:
         metavar="FILE",
         help=f"{meaning} Default: $QUORATE_TOKEN_FILE, or the secret itself in $QUORATE_TOKEN.",
     )
+
+
+def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that connects to a coordinator the options of TLS, as the argument `tls`."""
+
+    @click.option("--tls", "use_tls", is_flag=True, help="Speak TLS; the options below imply it.")
+    @click.option(
+        "--tls-ca",
+        "ca_file",
+        default="",
+        metavar="FILE",
+        help="The authority that must have signed the coordinator's certificate. Default: one of "
+        "the system's.",
+    )
+    @click.option(
+        "--tls-cert",
+        "cert_file",
+        default="",
+        metavar="FILE",
+        help="The certificate to show, if the coordinator asks.",
+    )
+    @click.option(
+        "--tls-key",
+        "key_file",
+        default="",
+        metavar="FILE",
+        help="Its private key. Default: in the certificate's file.",
+    )
+    @functools.wraps(command)
+    def with_tls(
+        *args: Any, use_tls: bool, ca_file: str, cert_file: str, key_file: str, **kwargs: Any
+    ) -> Any:
+        files = None
+        if use_tls or ca_file or cert_file or key_file:
+            from quorate.tls import TlsFiles
+
+            files = TlsFiles(ca_file, cert_file, key_file)
+        return command(*args, tls=files, **kwargs)
+
+    return with_tls
 
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -30,6 +30,7 @@ from quorate.identity import Endpoint
 from quorate.launch.agent import Agent
 from quorate.launch.spec import WorkerSpec
 from quorate.registry import get_rendezvous_handler
+from quorate.tls import TlsFiles, tls_files_from
 
 __all__ = ["command", "parse_nodes"]
 
@@ -225,7 +226,7 @@ def _run_agent(
         command=program,
         workers=workers,
         run_id=joined.run_id,
-        environment=exported(joined.token, os.environ),
+        environment=exported(joined.token, os.environ) | TlsFiles.environment(joined.tls),
         endpoint=joined.endpoint if options["backend"] == "quorate" else "",
         log_dir=options["log_dir"],
         max_restarts=options["max_restarts"],
@@ -243,12 +244,14 @@ class _Joined(NamedTuple):
         endpoint: Where the coordinator is.
         run_id: The run.
         token: What its workers need to be let in too.
+        tls: The files that they need for it.
     """
 
     handler: RendezvousHandler
     endpoint: str
     run_id: str
     token: Token | None
+    tls: TlsFiles | None
 
 
 def _join_run(options: dict[str, Any], workers: int, closing: contextlib.ExitStack) -> _Joined:
@@ -277,23 +280,24 @@ def _join_run(options: dict[str, Any], workers: int, closing: contextlib.ExitSta
     profile_from(parameters())
     is_coordinated = options["backend"] == "quorate"
     token = token_from(config.get("token_file")) if is_coordinated else None
+    tls = tls_files_from(parameters()) if is_coordinated else None
     has_own_coordinator = alone and is_coordinated
     if has_own_coordinator:
         folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="quorate-run-"))
-        endpoint = str(_start_own_coordinator(folder, token, closing))
+        endpoint = str(_start_own_coordinator(folder, token, tls, closing))
         config.setdefault("state_dir", folder)
     handler = get_rendezvous_handler(parameters())
     if has_own_coordinator:
         # Before its coordinator ends: later there is nobody to say it to.
         closing.callback(handler.leave, "the agent has ended")
-    return _Joined(handler, endpoint, run_id, token)
+    return _Joined(handler, endpoint, run_id, token, tls)
 
 
 def _start_own_coordinator(
-    folder: str, token: Token | None, closing: contextlib.ExitStack
+    folder: str, token: Token | None, tls: TlsFiles | None, closing: contextlib.ExitStack
 ) -> Endpoint:
     """Start a coordinator that serves this node alone, and ends with it."""
-    host = CoordinatorHost(state_dir=folder, memory=True, token=token)
+    host = CoordinatorHost(state_dir=folder, memory=True, token=token, tls=tls)
     started = host.start(Endpoint("localhost", 0))
     if started is None:
         raise RendezvousConnectionError("No free port was found for a coordinator: try again.")

@@ -25,6 +25,7 @@ from quorate.identity import (
     listening_addresses,
     parse_rendezvous_endpoint,
 )
+from quorate.tls import TlsContexts, TlsFiles, server_context
 
 if TYPE_CHECKING:
     from quorate.etcd.client import EtcdClient
@@ -100,6 +101,25 @@ ETCD_TIMEOUT_S = "5"
     "Default: --token-file will do.",
 )
 @click.option(
+    "--tls-cert",
+    default="",
+    metavar="FILE",
+    help="The certificate of this coordinator, with those between it and its authority, in PEM: "
+    "all connections are secured by TLS. It is read again when it changes.",
+)
+@click.option(
+    "--tls-key",
+    default="",
+    metavar="FILE",
+    help="Its private key. Default: in the certificate's file.",
+)
+@click.option(
+    "--tls-client-ca",
+    default="",
+    metavar="FILE",
+    help="Let nobody in who does not show a certificate of this authority (mutual TLS).",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -117,6 +137,9 @@ def command(
     closed_kept_s: float,
     token_file: str | None,
     operator_token_file: str | None,
+    tls_cert: str,
+    tls_key: str,
+    tls_client_ca: str,
     log_level: str,
     descriptors: tuple[int, ...],
 ) -> None:
@@ -127,6 +150,7 @@ def command(
     """
     set_up_logging(log_level)
     keys = _keys(token_file, operator_token_file)
+    tls = _tls(TlsFiles(tls_client_ca, tls_cert, tls_key))
     listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     if not listeners:
         listeners = _listen(parse_rendezvous_endpoint(endpoint, DEFAULT_PORT))
@@ -150,9 +174,14 @@ def command(
                 "being written when its coordinator was ended",
                 journal.dropped_bytes,
             )
-    if keys.token is None:
+    if keys.token is None and not tls_client_ca:
         _warn_if_open(listeners)
-    serve(listeners, ledger, idle_exit_s, seat, closed_kept_s, keys)
+    serve(listeners, ledger, idle_exit_s, seat, closed_kept_s, keys, tls)
+
+
+def _tls(files: TlsFiles) -> TlsContexts | None:
+    """Return what connections are secured with, `None` if no file is given."""
+    return TlsContexts(files, server_context) if files.names else None
 
 
 def _keys(token_file: str | None, operator_token_file: str | None) -> Keys:
@@ -217,5 +246,5 @@ def _warn_if_open(listeners: list[socket.socket]) -> None:
     if not all(is_loopback(listener.getsockname()[0]) for listener in listeners):
         logger.warning(
             "this coordinator listens beyond this machine without a token, and lets everybody in: "
-            "give it --token-file, or run it only in a network that you trust"
+            "give it --token-file or --tls-client-ca, or run it only in a network that you trust"
         )

@@ -8,13 +8,14 @@ from typing import Any
 import click
 import msgspec
 
-from quorate.cli.common import CONTEXT_SETTINGS, endpoint_option, token_option
+from quorate.cli.common import CONTEXT_SETTINGS, endpoint_option, tls_options, token_option
 from quorate.cli.serve import DEFAULT_PORT
 from quorate.coordinator.client import Client, answered
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousError
 from quorate.identity import Endpoint, parse_rendezvous_endpoints
+from quorate.tls import TlsFiles, client_contexts
 from quorate.wire.messages import ROLE_OPERATOR, Hello, Report, Status
 
 __all__ = ["command", "fetch_status"]
@@ -35,16 +36,22 @@ INTERVAL_S = 5.0
     metavar="SECONDS",
     help="How long to wait for the coordinator.",
 )
+@tls_options
 @click.argument("run_id", default="")
 def command(
-    endpoint: str, token_file: str | None, as_json: bool, timeout_s: float, run_id: str
+    endpoint: str,
+    token_file: str | None,
+    as_json: bool,
+    timeout_s: float,
+    run_id: str,
+    tls: TlsFiles | None,
 ) -> None:
     """Show the runs of a coordinator, or the one named RUN_ID: rounds, nodes, what is waited for.
 
     Exits with 73 if the coordinator cannot be reached.
     """
     endpoints = parse_rendezvous_endpoints(endpoint, DEFAULT_PORT)
-    data = fetch_status(endpoints, run_id, timeout_s, token_from(token_file))
+    data = fetch_status(endpoints, run_id, timeout_s, token_from(token_file), tls)
     if as_json:
         click.echo(data)
     else:
@@ -52,7 +59,11 @@ def command(
 
 
 def fetch_status(
-    endpoints: list[Endpoint], run_id: str, timeout_s: float, token: Token | None = None
+    endpoints: list[Endpoint],
+    run_id: str,
+    timeout_s: float,
+    token: Token | None = None,
+    tls: TlsFiles | None = None,
 ) -> bytes:
     """Return what a coordinator tells of its runs, as JSON.
 
@@ -61,13 +72,15 @@ def fetch_status(
         run_id: The run; empty for all.
         timeout_s: How long to wait for it, in seconds.
         token: Its token, if it has one.
+        tls: The files of TLS; `None` for a plain connection.
 
     Raises:
         RendezvousAuthenticationError: It wants a token, or another one.
+        RendezvousSettingsError: A file of TLS cannot be used.
         RendezvousConnectionError: It could not be reached in time.
         RendezvousError: It has no such run.
     """
-    client = Client(endpoints, _hello, INTERVAL_S, token=token)
+    client = Client(endpoints, _hello, INTERVAL_S, token=token, tls=client_contexts(tls))
     client.start()
     try:
         answer = client.call(lambda id: Status(id, run_id), timeout_s)

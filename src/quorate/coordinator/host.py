@@ -20,8 +20,9 @@ from quorate.coordinator.ledger import state_directory
 from quorate.credentials import Token, exported
 from quorate.errors import RendezvousConnectionError, translating
 from quorate.identity import Endpoint, bind_all, listening_addresses, own_addresses
+from quorate.tls import TlsFiles
 
-__all__ = ["CoordinatorHost"]
+__all__ = ["CoordinatorHost", "serve_options"]
 
 logger = logging.getLogger("quorate.host")
 
@@ -53,6 +54,8 @@ class CoordinatorHost:
         memory: Keep no journal: runs die with the coordinator.
         clock: Measures how long ago a coordinator has failed.
         token: What the coordinator asks of everybody; `None` to let everybody in.
+        tls: This node's files of TLS, which the coordinator gets: its certificate, and the
+            authority that must have signed everybody else's; `None` for plain connections.
     """
 
     def __init__(
@@ -62,7 +65,10 @@ class CoordinatorHost:
         memory: bool = False,
         clock: Clock | None = None,
         token: Token | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
+        self._tls_options = serve_options(tls)
+        self._can_speak_tls = tls is None or bool(tls.cert_file)
         self._token = token
         self._is_host = is_host
         self._state_dir = state_dir
@@ -99,8 +105,13 @@ class CoordinatorHost:
             The endpoint with its real port, or `None` if another process has the port.
 
         Raises:
-            RendezvousConnectionError: The system refuses.
+            RendezvousConnectionError: The system refuses, or there is no certificate for TLS.
         """
+        if not self._can_speak_tls:
+            raise RendezvousConnectionError(
+                "This node has no certificate, which a coordinator of its own would need: give "
+                "`tls_cert_file` and `tls_key_file`, or start the coordinator elsewhere."
+            )
         listeners = bind_all(listening_addresses(endpoint), endpoint.port)
         if listeners is None:
             return None
@@ -151,7 +162,7 @@ class CoordinatorHost:
 
     def _spawn(self, descriptors: list[int], port: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "quorate", "serve", "--idle-exit", f"{IDLE_EXIT_S:g}"]
-        command += ["--closed-kept", f"{CLOSED_KEPT_S:g}"]
+        command += ["--closed-kept", f"{CLOSED_KEPT_S:g}", *self._tls_options]
         for descriptor in descriptors:
             command += ["--listen-fd", str(descriptor)]
         log = self._log(port)
@@ -172,6 +183,14 @@ class CoordinatorHost:
                 )
             finally:
                 os.close(output)
+
+
+def serve_options(tls: TlsFiles | None) -> list[str]:
+    """Return the options of `quorate serve` for a node's files of TLS."""
+    if tls is None:
+        return []
+    files = {"--tls-cert": tls.cert_file, "--tls-key": tls.key_file, "--tls-client-ca": tls.ca_file}
+    return [word for flag, name in files.items() if name for word in (flag, name)]
 
 
 def _last_line(log: Path) -> str:
