@@ -1,9 +1,9 @@
 """What every test may use, and what every test must leave as it found it.
 
 Fixtures: `until` waits for something that can be observed, `free_port` names a port nobody uses.
-Markers `torch` and `etcd`: the test needs PyTorch, or etcd and OpenSSL's program; without them it
-is skipped with a line that says how to get them, and fails when QUORATE_CI is set. A thread or a
-child process that outlives its test fails that test.
+Markers `torch`, `etcd` and `openssl`: the test needs PyTorch, etcd and OpenSSL's program, or the
+latter alone; without them it is skipped with a line that says how to get them, and fails when
+QUORATE_CI is set. A thread or a child process that outlives its test fails that test.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("quorate")
 HOW_TO_GET = {
     "torch": "PyTorch is not installed: `make torch` installs it",
     "etcd": "etcd or openssl is not installed: `make system` installs them, as root",
+    "openssl": "openssl is not installed: `make system` installs it, as root",
 }
 
 POLL_INTERVAL_S = 0.005
@@ -49,6 +50,8 @@ def missing(package: str) -> bool:
     if package == "etcd":
         programs = (os.environ.get("QUORATE_ETCD_BINARY_PATH", "etcd"), "openssl")
         return not all(map(shutil.which, programs))
+    if package == "openssl":
+        return shutil.which("openssl") is None
     return importlib.util.find_spec(package) is None
 
 

@@ -8,8 +8,19 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from quorate.cli.common import CONTEXT_SETTINGS, endpoint_option, fail, set_up_logging
-from quorate.errors import RendezvousConnectionError, RendezvousGracefulExitError
+from quorate.cli.common import (
+    CONTEXT_SETTINGS,
+    endpoint_option,
+    fail,
+    set_up_logging,
+    tls_options,
+)
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousGracefulExitError,
+    RendezvousSettingsError,
+)
+from quorate.tls import TlsFiles
 
 
 def test_an_error_is_one_line_and_its_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,3 +73,34 @@ def test_an_endpoint_is_required_where_there_is_no_default() -> None:
     assert CliRunner().invoke(required).exit_code == 2
     assert CliRunner().invoke(required, ["--endpoint", "c1"]).output == "c1\n"
     assert CliRunner().invoke(defaulted).output == "somewhere\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        ([], None),
+        (["--tls"], TlsFiles()),
+        (["--tls-ca", "a"], TlsFiles("a")),
+        (["--tls_cert", "b", "--tls_key", "c"], TlsFiles("", "b", "c")),
+    ],
+)
+def test_one_option_of_tls_implies_the_others(arguments: list[str], files: TlsFiles | None) -> None:
+    given: list[TlsFiles | None] = []
+
+    @click.command(context_settings=CONTEXT_SETTINGS)
+    @tls_options
+    def command(tls: TlsFiles | None) -> None:
+        given.append(tls)
+
+    assert CliRunner().invoke(command, arguments).exit_code == 0
+    assert given == [files]
+
+
+def test_a_key_without_its_certificate_is_refused() -> None:
+    @click.command()
+    @tls_options
+    def command(tls: TlsFiles | None) -> None:
+        raise AssertionError
+
+    result = CliRunner().invoke(command, ["--tls-key", "c"])
+    assert isinstance(result.exception, RendezvousSettingsError)

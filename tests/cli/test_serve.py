@@ -17,6 +17,7 @@ from quorate.coordinator.ledger import journal_path
 from quorate.credentials import token_from
 from quorate.errors import RendezvousAuthenticationError
 from quorate.identity import Endpoint
+from tests.certificates import Authority
 from tests.served import LOOPBACK, ServeProcess, make_handler
 
 Until = Callable[..., Any]
@@ -212,3 +213,8 @@ def test_operators_alone_have_no_token(serve: Serve, token_file: Path) -> None:
 def test_a_token_that_is_missing_is_told(serve: Serve, tmp_path: Path) -> None:
     served = serve("localhost:0", "--token-file", str(tmp_path / "nothing"))
     assert "cannot be read: no such file" in expect_refusal(served, 76)
+
+
+def test_to_ask_for_certificates_it_needs_one(serve: Serve, tmp_path: Path) -> None:
+    served = serve(Endpoint(LOOPBACK, 0), "--tls-client-ca", Authority(tmp_path / "tls").file)
+    assert "needs a certificate: give --tls-cert" in expect_refusal(served, 76)

@@ -14,11 +14,12 @@ import pytest
 
 from quorate.cli.status import fetch_status
 from quorate.coordinator import host as host_module
-from quorate.coordinator.host import CoordinatorHost
+from quorate.coordinator.host import CoordinatorHost, serve_options
 from quorate.credentials import Token
 from quorate.errors import RendezvousAuthenticationError, RendezvousConnectionError
 from quorate.identity import Endpoint
 from quorate.testing import ManualClock
+from quorate.tls import TlsFiles
 from tests.served import LOOPBACK
 
 Until = Callable[..., Any]
@@ -217,3 +218,19 @@ def test_a_long_log_starts_anew(
         make_host(memory=True)(endpoint)
         status(endpoint)
         assert log.read_text().startswith("x" * 100) == kept
+
+
+def test_its_coordinator_gets_its_certificate_and_asks_the_others_for_theirs() -> None:
+    files = TlsFiles("ca.pem", "node.pem", "node.key")
+    expected = "--tls-cert node.pem --tls-key node.key --tls-client-ca ca.pem"
+    assert serve_options(files) == expected.split()
+    assert serve_options(TlsFiles("", "both.pem")) == ["--tls-cert", "both.pem"]
+    assert serve_options(None) == []
+
+
+def test_without_a_certificate_it_starts_none_that_speaks_tls(make_host: MakeHost) -> None:
+    host = make_host(tls=TlsFiles("ca.pem"))
+    with pytest.raises(RendezvousConnectionError, match="This node has no certificate"):
+        host(OWN)
+    host(FOREIGN)
+    assert not host._children
