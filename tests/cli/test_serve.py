@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from quorate.cli.status import fetch_status
+from quorate.coordinator.host import serve_options
 from quorate.coordinator.ledger import journal_path
 from quorate.credentials import token_from
 from quorate.errors import RendezvousAuthenticationError
@@ -175,17 +176,18 @@ def token_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("locked", [False, True])
-def test_beyond_loopback_it_warns_if_it_has_no_token(
-    locked: bool, serve: Serve, token_file: Path, free_port: Callable[[], int]
+@pytest.mark.parametrize("lock", ["", "token", "certificates"])
+def test_beyond_loopback_it_warns_if_it_asks_for_nothing(
+    lock: str, serve: Serve, token_file: Path, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     port = free_port()
-    flags = ("--token-file", str(token_file)) if locked else ()
+    tls = Authority(tmp_path / "tls").issue("node") if lock == "certificates" else None
+    token = token_from(str(token_file)) if lock == "token" else None
+    flags = ("--token-file", str(token_file)) if lock == "token" else serve_options(tls)
     served = serve(Endpoint("0.0.0.0", port), *flags)
-    token = token_from(str(token_file)) if locked else None
-    status = msgspec.json.decode(fetch_status([Endpoint(LOOPBACK, port)], "", LATE_S, token))
+    status = msgspec.json.decode(fetch_status([Endpoint(LOOPBACK, port)], "", LATE_S, token, tls))
     assert status["runs"] == []
-    assert (WARNING in served.output) != locked
+    assert (WARNING in served.output) == (not lock)
 
 
 def test_it_asks_for_its_token_and_operators_for_theirs(

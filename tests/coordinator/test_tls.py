@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import uvloop
 from quorate.coordinator import client as client_module
 from quorate.coordinator import server as server_module
 from quorate.coordinator.client import Client, answered
+from quorate.coordinator.door import Keys
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.errors import (
     RendezvousConnectionError,
@@ -38,7 +40,15 @@ from quorate.wire.frames import frame
 from quorate.wire.messages import ROLE_OPERATOR, Hello, Redirect, Refused, Report, Status, encode
 from quorate.wire.tls import TlsPipe
 from tests.certificates import Authority
-from tests.served import LOOPBACK, Proxy, RawPeer, ThreadedCoordinator, make_handler, operator_hello
+from tests.served import (
+    LOOPBACK,
+    Proxy,
+    RawPeer,
+    ThreadedCoordinator,
+    make_handler,
+    operator_hello,
+    token,
+)
 
 Until = Callable[..., Any]
 Start = Callable[..., ThreadedCoordinator]
@@ -109,11 +119,22 @@ def refusal(client: Client) -> RendezvousError:
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("secret", ["", "what-everybody-knows"])
 def test_a_round_over_mutual_tls(
-    run: Callable[..., None], start: Start, node: TlsFiles, caplog: pytest.LogCaptureFixture
+    run: Callable[..., None],
+    secret: str,
+    start: Start,
+    node: TlsFiles,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    coordinator = start(node, run=run)
+    """Alone, and together with a token."""
     named = {f"tls_{name}": getattr(node, name) for name in ("ca_file", "cert_file", "key_file")}
+    if secret:
+        (tmp_path / "token").write_text(secret)
+        named["token_file"] = str(tmp_path / "token")
+    keys = Keys(token(secret.encode()) if secret else None)
+    coordinator = start(node, run=run, keys=keys)
     handlers = [make_handler(coordinator.endpoint, nodes=(2, 2), **named) for _ in range(2)]
     infos: list[Any] = []
     threads = [
@@ -130,7 +151,7 @@ def test_a_round_over_mutual_tls(
     assert infos[1].store.get("key") == value
     for handler in handlers:
         handler.leave("done")
-    assert "refused" not in caplog.text
+    assert "refused 127" not in caplog.text
 
 
 def test_r8_a_connection_that_finishes_is_a_process_that_ended(
