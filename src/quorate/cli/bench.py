@@ -57,7 +57,7 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
 
 def _shared_options(repeat: int) -> Callable[[Command], Command]:
     """Return the options that all benchmarks have; `repeat` is the default."""
-    options = [
+    options: list[Callable[[Any], Any]] = [
         click.option("--nodes", "sizes", default="1000", show_default=True, type=_Sizes()),
         click.option(
             "--backend",
