@@ -506,7 +506,7 @@ def test_it_has_work_while_somebody_is_there() -> None:
     a.cut()
     assert driver.engine.has_work(), "its node may come back"
     driver.let_pass(20)
-    assert not driver.engine.has_work()
+    assert not driver.engine.has_work(), "nobody is heard, which is why it is not lost either"
 
 
 def test_it_tells_the_log_what_happens() -> None:

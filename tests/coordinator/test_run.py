@@ -22,7 +22,7 @@ from quorate.wire.messages import (
     Waiting,
     Welcome,
 )
-from tests.coordinator.driver import Agent, Driver, refusal
+from tests.coordinator.driver import RUN, Agent, Driver, refusal
 
 QUICK_REGROUP = RendezvousTimeout(regroup=timedelta(seconds=5))
 
@@ -589,6 +589,47 @@ class TestLoss:
         b.reconnect()
         driver.let_pass(10)
         assert a.told.waiting == b.told.waiting == 0
+
+    def test_r9_who_hears_nobody_declares_nobody_lost(self) -> None:
+        """It may be cut off itself; and who beats at other times falls silent at other times."""
+        driver = Driver(2, 3)
+        agents = driver.world("a", "b", "c")
+        for agent in agents:
+            agent.say(Ping(1))
+            driver.let_pass(0.75)
+        for agent in agents:
+            agent.cut()
+        driver.let_pass(60)
+        agents[0].reconnect()
+        driver.let_pass(5)
+        for agent in agents[1:]:
+            agent.reconnect()
+        driver.let_pass(20)
+        assert [agent.told.waiting for agent in agents] == [0, 0, 0]
+        assert not driver.engine.runs[RUN].state.departed
+
+    def test_r9_windows_go_on_once_somebody_is_heard(self) -> None:
+        driver = Driver(2, 3)
+        a, b, c = driver.world("a", "b", "c")
+        for agent in (a, b, c):
+            agent.cut()
+        driver.let_pass(60)
+        a.reconnect()
+        b.reconnect()
+        driver.let_pass(8)
+        assert a.told.waiting == 0
+        driver.let_pass(4)
+        assert "c_1_0 lost: it was silent" in a.told.reason
+
+    def test_r8_who_comes_back_to_another_world_is_told_why_it_is_in_none(self) -> None:
+        driver = Driver(2, 3)
+        a, b, c = driver.world("a", "b", "c")
+        c.cut()
+        driver.let_pass(16)
+        rejoin(a, b)
+        c.reconnect()
+        assert c.told.waiting > 0
+        assert "it was declared lost" in c.told.reason
 
 
 class TestStragglers:

@@ -22,3 +22,12 @@ def test_a_held_join_knows_what_answers_it_and_until_when() -> None:
     held = HeldJoin(3, op, 20.0, 10.0)
     assert (held.request_id, held.op, held.deadline_s, held.since_s) == (3, op, 20.0, 10.0)
     assert held.reason == ""
+
+
+def test_silence_counts_from_the_last_word_less_what_is_excused() -> None:
+    """R9"""
+    session = Session(NodeDesc("a", 1, 0), NodeProfile(), 10.0)
+    session.excused_s = 3.0
+    assert session.silence_s(17.0) == 4.0
+    session.hear(18.0)
+    assert session.silence_s(20.0) == 2.0

@@ -278,7 +278,7 @@ class Engine:
         for connection in connections:
             peer = self._peers.get(connection)
             if peer is not None and peer.session is not None:
-                peer.session.heard_s = self.now_s
+                peer.session.hear(self.now_s)
 
     def closed(self, connection: int, finished: bool) -> None:
         """Note that a connection is gone; `finished` if it ended in order, as a process's does."""
@@ -357,9 +357,9 @@ class Engine:
         return events
 
     def has_work(self) -> bool:
-        """Return whether anybody is attached to an open run or connected."""
+        """Return whether anybody is connected, or may come back to an open run in time."""
         return bool(self._peers) or any(
-            run.sessions and not run.state.closed for run in self.runs.values()
+            run.awaits_nodes() and not run.state.closed for run in self.runs.values()
         )
 
     def _read_clock(self) -> None:
@@ -463,7 +463,7 @@ class Engine:
         run = self.runs.get(hello.run_id)
         session = run.sessions.get(hello.node) if run is not None and hello.node else None
         if session is not None:
-            session.heard_s = self.now_s
+            session.hear(self.now_s)
 
     def _hear(self, peer: _Peer, probe: int) -> None:
         """Note a sign of life; no more follows from it, unless a failed close waits for it."""

@@ -150,7 +150,7 @@ class Herald:
         if not state.complete:
             return "members have come back to regroup"
         if session.node not in state.participants:
-            return "this node is not in the present world"
+            return "this node has lost its place: it was declared lost, or came back too late"
         return f"{len(state.wait_list)} newcomer(s) are waiting to join"
 
 

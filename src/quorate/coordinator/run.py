@@ -295,9 +295,8 @@ class Run:
         now_s = self._observer.now_s
         self._judge(now_s)
         if now_s - self._scanned_s >= 1.0:
-            self._scanned_s = now_s
-            heard_s = now_s - self.settings.silence_s
-            self._overdue += [s for s in self.sessions.values() if s.heard_s <= heard_s]
+            elapsed_s, self._scanned_s = now_s - self._scanned_s, now_s
+            self._overdue += self._silent(now_s, elapsed_s)
             self._herald.explain(now_s)
         while self._deadlines and self._deadlines[0][0] < now_s:
             _, _, session, held = heapq.heappop(self._deadlines)
@@ -309,6 +308,11 @@ class Run:
             self._touch(*late)
             self._line_may_move = True
         self.finish_failed_close()
+
+    def awaits_nodes(self) -> bool:
+        """Return whether a node is attached that was heard within the time a loss takes."""
+        sessions, now_s = self.sessions.values(), self._observer.now_s
+        return any(now_s - session.heard_s < self.settings.silence_s for session in sessions)
 
     def settle(self) -> None:
         """Draw the consequences of what has changed since the last call: complete, wake, tell."""
@@ -361,7 +365,7 @@ class Run:
             self._outbox.end(replaced.connection, _refusal(error))
 
     def _revive(self, session: Session) -> None:
-        session.heard_s = self._observer.now_s
+        session.hear(self._observer.now_s)
         if session.ended_s is not None:
             session.ended_s = None
             self._ended.pop(session.node, None)
@@ -490,8 +494,23 @@ class Run:
     def _why_lost(self, session: Session, now_s: float) -> str:
         if self._is_past_grace(session, now_s):
             return "its process ended"
-        silent_s = now_s - session.heard_s
-        return f"it was silent for {silent_s:.0f} s" if silent_s >= self.settings.silence_s else ""
+        if session.silence_s(now_s) >= self.settings.silence_s:
+            return f"it was silent for {now_s - session.heard_s:.0f} s"
+        return ""
+
+    def _silent(self, now_s: float, elapsed_s: float) -> list[Session]:
+        """Return who has been silent for too long: nobody where all are, and none is left to tell.
+
+        Nodes beat twice in an interval: who has heard none of them for that long is more likely
+        cut off itself than alone in the world, and lets their windows pause (R9).
+        """
+        interval_s = self.settings.keep_alive_interval.total_seconds()
+        if all(now_s - session.heard_s > interval_s for session in self.sessions.values()):
+            for session in self.sessions.values():
+                session.excused_s += elapsed_s
+            return []
+        limit_s = self.settings.silence_s
+        return [s for s in self.sessions.values() if s.silence_s(now_s) >= limit_s]
 
     def _lose(self, session: Session, reason: str) -> None:
         self._note(f"lost {session.node}: {reason}")

@@ -40,13 +40,31 @@ class Session:
         heard_s: When it was heard last, on the engine's clock.
     """
 
-    __slots__ = ("connection", "ended_s", "heard_s", "holding", "join", "node", "profile")
+    __slots__ = (
+        "connection",
+        "ended_s",
+        "excused_s",
+        "heard_s",
+        "holding",
+        "join",
+        "node",
+        "profile",
+    )
 
     def __init__(self, node: NodeDesc, profile: NodeProfile, heard_s: float) -> None:
         self.node = node
         self.profile = profile
-        self.heard_s = heard_s
+        self.hear(heard_s)
         self.connection: int | None = None
         self.ended_s: float | None = None
         self.holding: WorldName | None = None
         self.join: HeldJoin | None = None
+
+    def hear(self, now_s: float) -> None:
+        """Note a sign of life."""
+        self.heard_s = now_s
+        self.excused_s = 0.0
+
+    def silence_s(self, now_s: float) -> float:
+        """Return for how long it has been silent, less the time in which that says nothing (R9)."""
+        return now_s - self.heard_s - self.excused_s
