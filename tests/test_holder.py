@@ -259,6 +259,43 @@ def test_a_backend_that_was_away_costs_nobody_a_place(
     assert list(member.holder.state.participants) == [A, B]
 
 
+def try_to_write(member: Member) -> None:
+    member.holder.mark_dirty()
+    with pytest.raises(RendezvousConnectionError):
+        member.holder.sync()
+
+
+def test_a_backend_that_takes_no_writes_costs_nobody_a_place(
+    member: Member, backend: PolledBackend
+) -> None:
+    """R9: it is full, say; heartbeats are missing that were not written, this node's own too."""
+    put(backend, world_of(A, B))
+    pass_time(member, backend, 5, A, B)
+    member.backend.plan("set_state", *[Fault("request")] * 12)
+    for _ in range(12):
+        pass_time(member, backend, 5)
+        try_to_write(member)
+    assert list(member.holder.state.participants) == [A, B]
+
+    pass_time(member, backend, 13, A)
+    assert list(member.holder.state.participants) == [A, B]
+    pass_time(member, backend, 2, A)
+    assert list(member.holder.state.participants) == [A]
+
+
+def test_a_node_that_alone_cannot_write_sees_all_the_same_who_is_lost(
+    member: Member, backend: PolledBackend
+) -> None:
+    """R8: others do write."""
+    put(backend, world_of(A, B, C))
+    pass_time(member, backend, 1, A, B, C)
+    member.backend.plan("set_state", *[Fault("request")] * 5)
+    for _ in range(5):
+        try_to_write(member)
+        pass_time(member, backend, 4, B)
+    assert list(member.holder.state.participants) == [B]
+
+
 def test_members_that_do_not_come_back_lose_their_places(
     member: Member, backend: PolledBackend
 ) -> None:

@@ -17,6 +17,7 @@ from quorate.core.observer import Observer
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import RendezvousState
 from quorate.core.transitions import drop_stragglers, withdraw
+from quorate.errors import RendezvousConnectionError
 
 __all__ = ["BackendRendezvousStateHolder", "RendezvousStateHolder"]
 
@@ -107,6 +108,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         self._token: Token | None = None
         self._dirty = False
         self._exchanged_s: float | None = None
+        self._refused = False
 
     @property
     def state(self) -> RendezvousState:
@@ -123,8 +125,15 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         if not self._dirty and self._is_fresh():
             self._observer.tick()
             return None
+        former = self._token
         has_set = self._exchange()
         self._observer.tick()
+        if self._token != former:
+            self._refused = False
+            self._observer.confirm()
+        elif self._refused:
+            # Where this node cannot write, others' heartbeats may be missing for the same reason.
+            self._observer.retract()
         self._sanitize()
         return has_set
 
@@ -151,7 +160,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         self._exchanged_s = None
         has_set = None
         if dirty:
-            answer = self._backend.set_state(encode_state(self._state), self._token)
+            answer = self._write()
             has_set = answer is not None and answer[2]
             stored = answer[:2] if answer is not None else None
         else:
@@ -165,6 +174,13 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         # Where others write too, what a lost write has read is soon old.
         self._exchanged_s = None if has_set is False else self._clock.monotonic()
         return has_set
+
+    def _write(self) -> tuple[bytes, Token, bool] | None:
+        try:
+            return self._backend.set_state(encode_state(self._state), self._token)
+        except RendezvousConnectionError:
+            self._refused = True
+            raise
 
     def _sanitize(self) -> None:
         """Take out silent nodes (R8) and members that did not come back in time (R10)."""

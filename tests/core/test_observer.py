@@ -109,3 +109,17 @@ def test_memory_is_bounded_by_what_is_kept() -> None:
     observer.forget_all_but(["kept", "never seen"])
     assert observer.age_s("kept", 1) == 5
     assert observer.age_s("gone", 1) == 0
+
+
+def test_time_in_which_nobody_could_write_is_taken_back() -> None:
+    """R9: what was watched up to the last write that was seen counts all the same."""
+    clock = ManualClock()
+    observer = Observer(clock)
+    observer.silence_s("beat", 1)
+    watch(observer, clock, 3)
+    observer.confirm()
+    watch(observer, clock, 20)
+    observer.retract()
+    assert observer.silence_s("beat", 1) == 3
+    watch(observer, clock, 2)
+    assert observer.silence_s("beat", 1) == 5

@@ -23,7 +23,8 @@ class Observer:
 
     A value's age is the time since this observer first saw it, never the difference between a
     foreign stamp and the own clock. Life is judged on attended time: a stretch in which the
-    observer itself was away (frozen, starved, without a backend) counts for `gap_max_s` only.
+    observer itself was away (frozen, starved, without a backend) counts for `gap_max_s` only, and
+    one in which nobody could have written does not count (`retract`).
 
     Args:
         clock: The clock of this observer.
@@ -35,6 +36,7 @@ class Observer:
         self._gap_max_s = gap_max_s
         self._now_s = clock.monotonic()
         self._attended_s = 0.0
+        self._confirmed_s = 0.0
         self._sights: dict[Hashable, _Sight] = {}
         self._beats: dict[Hashable, _Sight] = {}
 
@@ -52,6 +54,14 @@ class Observer:
         now_s = self._clock.monotonic()
         self._attended_s += min(max(now_s - self._now_s, 0.0), self._gap_max_s)
         self._now_s = now_s
+
+    def confirm(self) -> None:
+        """Note that somebody has written: the time until now counts, whatever follows."""
+        self._confirmed_s = self._attended_s
+
+    def retract(self) -> None:
+        """Take back the time since the last `confirm`, in which perhaps nobody could write."""
+        self._attended_s = self._confirmed_s
 
     def age_s(self, what: Hashable, value: object) -> float:
         """Return how long ago, in seconds, this value of `what` was first seen."""
