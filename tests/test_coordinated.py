@@ -587,3 +587,17 @@ def test_it_is_what_the_registry_finds(coordinator: ThreadedCoordinator) -> None
     assert handler.settings.run_id == "job"
     assert handler.endpoint == coordinator.endpoint
     assert (handler.settings.min_nodes, handler.settings.max_nodes) == (1, 2)
+
+
+def test_r11_a_node_whose_address_has_changed_is_reached_at_the_new_one(agent: MakeHandler) -> None:
+    """Its connection comes from there; its descriptor, which names its life, stays."""
+    handler = agent()
+    first = handler.next_rendezvous().place
+    handler._client.attachment.local_addr = "127.0.0.9"
+    info = handler.next_rendezvous()
+    assert first is not None
+    assert first.leader_addr == LOOPBACK
+    assert info.place is not None
+    assert info.place.leader_addr == info.bootstrap_store_info.master_addr == "127.0.0.9"
+    assert handler.node is not None
+    assert handler.node.addr == LOOPBACK

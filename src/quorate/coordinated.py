@@ -179,7 +179,8 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         with self._joining:
             self._start()
             after = self._place.world if self._place is not None else None
-            profile = msgspec.structs.replace(self._profile, port=free_port())
+            addr = self._changed_address()
+            profile = msgspec.structs.replace(self._profile, port=free_port(), addr=addr)
             timeout_s = self._settings.timeout.join.total_seconds()
             future = self._client.submit(lambda id: Join(id, after, timeout_s, profile))
             try:
@@ -296,7 +297,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         return RemoteStore(self._client, world)
 
     def _hello(self, endpoint: Endpoint, connection_addr: str) -> Hello:
-        addr = advertised_address(connection_addr, endpoint.host, self._local_addr)
+        addr = self._advertised(endpoint, connection_addr)
         node = self._node_desc_generator.generate(addr)
         self._node = msgspec.structs.replace(node, incarnation=self._session)
         return Hello(
@@ -308,6 +309,16 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             profile=self._profile,
             settings=self._settings.agreed,
         )
+
+    def _advertised(self, endpoint: Endpoint, connection_addr: str) -> str:
+        return advertised_address(connection_addr, endpoint.host, self._local_addr)
+
+    def _changed_address(self) -> str:
+        """Return the address of this node if it is not the one with which it came, else nothing."""
+        if self._node is None:
+            return ""
+        addr = self._advertised(self.endpoint, self._client.attachment.local_addr)
+        return "" if addr == self._node.addr else addr
 
     def _await_join(self, future: concurrent.futures.Future[Answer], timeout_s: float) -> Answer:
         """Wait for the coordinator's word; it counts the time, except while there is none."""

@@ -291,6 +291,7 @@ class TestAsking:
         third = ask(attachment, leave)
         attachment.connected("192.0.2.9", 2.0)
         assert said(attachment) == [make_hello(ADDR), join(second), leave(third)]
+        assert attachment.local_addr == "192.0.2.9"
         assert attachment.take_outcomes() == [Outcome(first, Flag(first, True), None)]
         assert attachment.take_outcomes() == []
 

@@ -58,6 +58,12 @@ def test_every_member_has_its_place() -> None:
         assert place.digest == world.digest()
 
 
+def test_a_leader_that_has_moved_is_reached_where_it_is() -> None:
+    """R1: it says so when it joins; what was recorded before stays."""
+    places = make_world(b=NodeProfile(port=29500, addr="b2"), a=NodeProfile(addr="a2")).places()
+    assert {place.leader_addr for place in places.values()} == {"b2"}
+
+
 def test_states_do_not_share_their_lists() -> None:
     first, second = RendezvousState(), RendezvousState()
     first.participants[A] = 0

@@ -152,6 +152,7 @@ class Attachment:
         self.detached_since_s: float | None = None
         self.last_error = "no connection was tried yet"
         self.coordinator = ""
+        self.local_addr = ""
         self.error: RendezvousError | None = None
         self.waiting = 0
         self.changed_reason = ""
@@ -225,6 +226,7 @@ class Attachment:
     def connected(self, local_addr: str, now_s: float) -> None:
         """Note that a connection was made: say hello, and ask again what is unanswered."""
         self.phase = Phase.GREETING
+        self.local_addr = local_addr
         self.welcomed = False
         self.last_error = "what listens there does not answer as a coordinator does"
         self._reader = FrameReader(FRAME_BYTES_MAX)

@@ -41,6 +41,8 @@ class NodeProfile(msgspec.Struct, frozen=True, array_like=True, gc=False):
         labels: Free words by name; ``block`` is read by the rank policy ``topology``.
         port: A port that was free on the node when it joined, for the workers' own bootstrap.
         slots: How many workers it runs, so that every worker's rank follows from the world.
+        addr: The address at which other nodes reach it now, empty while that of its descriptor
+            holds: the descriptor names a life, and a machine may get another address meanwhile.
     """
 
     node_id: str = ""
@@ -48,6 +50,7 @@ class NodeProfile(msgspec.Struct, frozen=True, array_like=True, gc=False):
     labels: dict[str, str] = {}
     port: int = 0
     slots: int = 1
+    addr: str = ""
 
 
 def natural_order(node: NodeDesc) -> tuple[Any, ...]:
