@@ -53,6 +53,7 @@ FLOORS: dict[str, str] = {
         etcd.client
         etcd.writer
         etcd.parameters
+        backends.disk
         backends.lockfile
         backends.replacement
         backends.base

@@ -267,7 +267,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
             except RendezvousConnectionError as error:
                 if self._clock.monotonic() - join.seen_s >= self._settings.silence_s:
                     raise
-                logger.warning("[%s] %s; trying again", self.get_run_id(), error)
+                why = str(error).rstrip(".")
+                logger.warning("[%s] %s; trying again", self.get_run_id(), why)
             self._clock.sleep(RETRY_S)
         assert join.world is not None, "a join that is finished has its world"
         self._world = join.world

@@ -68,6 +68,23 @@ def test_any_damaged_byte_is_detected(path: Path) -> None:
         assert str(path) in str(caught.value)
 
 
+def test_a_write_that_was_torn_anywhere_leaves_the_state_before_it(path: Path) -> None:
+    """A loss of power: what it cut short has not got the name of the state yet."""
+    backend = FileRendezvousBackend(path)
+    backend.set_state(b"before")
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        path.with_name("state.tmp").write_bytes(whole[:size])
+        current = FileRendezvousBackend(path).get_state()
+        assert current is not None
+        assert current[0] == b"before"
+    written = backend.set_state(b"after", current[1])
+    after = backend.get_state()
+    assert after is not None
+    assert written == (*after, True)
+    assert not path.with_name("state.tmp").exists()
+
+
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:
     with pytest.raises(RendezvousConnectionError, match="Create or mount it"):
         FileRendezvousBackend(tmp_path / "absent" / "state")

@@ -107,6 +107,24 @@ def test_an_end_that_is_torn_anywhere_costs_the_last_commit_only(path: Path) -> 
     assert contents(path) == {"a": b"2", "c": b"x" * 40}
 
 
+def test_an_end_that_is_garbled_anywhere_costs_the_last_commit_only(path: Path) -> None:
+    """A loss of power: some blocks of the last write reached the disk, others did not."""
+    with closing(Journal(path)) as journal:
+        journal.commit({"a": b"1", "b": b"1"})
+        kept = path.stat().st_size
+        journal.commit({"a": b"2", "b": None, "c": b"x" * 40})
+    whole = path.read_bytes()
+    for place in range(kept, len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x10
+        unwritten_end = whole[:place] + bytes(len(whole) - place)
+        unwritten_start = whole[:kept] + bytes(place + 1 - kept) + whole[place + 1 :]
+        for torn in (flipped, unwritten_end, unwritten_start):
+            path.write_bytes(torn)
+            assert contents(path) == {"a": b"1", "b": b"1"}
+            assert path.stat().st_size == kept
+
+
 def test_an_end_of_zeros_or_rubbish_is_cut_off(path: Path) -> None:
     with closing(Journal(path)) as journal:
         journal.commit({"a": b"1"})

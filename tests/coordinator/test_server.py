@@ -297,9 +297,11 @@ def test_r14_agents_wait_while_the_ledger_fails_and_then_go_on(
     ledger = GatedLedger()
     ledger.failures = [RendezvousConnectionError("No space left on device.") for _ in range(3)]
     with RawAgent(start(ledger).endpoint) as agent:
-        assert join_alone(agent)[1] == 0
+        agent.ask_to_join()
+        assert agent.read_until(Waiting).reason == "nothing can be stored: No space left on device"
+        agent.read_until(Joined)
         assert not ledger.failures
-        assert "No space left on device.; agents wait" in caplog.text
+        assert "No space left on device; agents wait" in caplog.text
 
 
 def test_what_comes_during_a_write_becomes_one_batch(start: Start, until: Until) -> None:

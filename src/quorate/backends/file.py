@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 from quorate.backends.base import RendezvousBackend, Token
+from quorate.backends.disk import explaining_disk
 from quorate.backends.lockfile import LockFile
 from quorate.backends.replacement import replace_file, sync_directory
 from quorate.clock import Clock
@@ -20,7 +21,6 @@ from quorate.errors import (
     RendezvousConnectionError,
     RendezvousLimitError,
     RendezvousStateError,
-    translating,
 )
 
 __all__ = ["FileRendezvousBackend"]
@@ -71,7 +71,7 @@ class FileRendezvousBackend(RendezvousBackend):
             RendezvousConnectionError: The file or its directory cannot be read.
             RendezvousStateError: The file is corrupt.
         """
-        with translating({OSError: RendezvousConnectionError}, f"Reading the state {self._path}"):
+        with explaining_disk(f"Reading the state {self._path}"):
             content = self._read()
         return None if content is None else self._unpack(content)
 
@@ -92,7 +92,7 @@ class FileRendezvousBackend(RendezvousBackend):
                 f"{STATE_BYTES_MAX} bytes. Use fewer nodes per run."
             )
         with (
-            translating({OSError: RendezvousConnectionError}, f"Writing the state {self._path}"),
+            explaining_disk(f"Writing the state {self._path}"),
             LockFile(self._lock_path, self._timeout_s, self._clock),
         ):
             current = self.get_state()

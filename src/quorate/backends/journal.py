@@ -18,13 +18,13 @@ from typing import Final
 
 import msgspec
 
+from quorate.backends.disk import explaining_disk
 from quorate.backends.lockfile import LockFile
 from quorate.backends.replacement import replace_file, sync_directory, write_all
 from quorate.errors import (
     RendezvousConnectionError,
     RendezvousLimitError,
     RendezvousStateError,
-    translating,
 )
 
 __all__ = ["Journal"]
@@ -78,7 +78,7 @@ class Journal:
         self._rewrite_at_bytes = REWRITE_BYTES_MIN
         self._must_rewrite = False
         self._lock = LockFile(path.with_name(path.name + ".lock"), timeout_s=0)
-        with translating({OSError: RendezvousConnectionError}, f"Opening the journal {path}"):
+        with explaining_disk(f"Opening the journal {path}"):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock.acquire()
             try:
@@ -177,18 +177,19 @@ class Journal:
         if self._descriptor is None:
             raise RendezvousConnectionError(f"The journal {self._path} is closed: open it again.")
         if self._must_rewrite:
-            with translating({OSError: RendezvousConnectionError}, self._doing()):
+            with explaining_disk(self._doing()):
                 self._rewrite()
         return self._descriptor
 
     def _append(self, descriptor: int, record: bytes, durable: bool) -> None:
-        try:
-            write_all(descriptor, record)
-            if durable:
-                self._sync(descriptor)
-        except OSError as error:
-            self._take_back(descriptor)
-            raise RendezvousConnectionError(f"{self._doing()} failed: {error}") from error
+        with explaining_disk(self._doing()):
+            try:
+                write_all(descriptor, record)
+                if durable:
+                    self._sync(descriptor)
+            except OSError:
+                self._take_back(descriptor)
+                raise
 
     def _sync(self, descriptor: int) -> None:
         try:

@@ -237,6 +237,7 @@ class CoordinatorServer:
             self._engine = self._new_engine(ledger.load() if ledger is not None else {})
         self._withheld: list[Send] = []
         self._uncertain_since_s: float | None = None
+        self._obstacle: Waiting | None = None
         self._connections: dict[int, _Connection] = {}
         self._last_number = 0
         self._flush_planned = False
@@ -320,8 +321,8 @@ class CoordinatorServer:
             connection.redirect(self._seat.holder())
             return
         self._engine.receive(connection.number, message)
-        if isinstance(message, Hello) and self._uncertain_since_s is not None:
-            connection.write(_framed(UNCERTAIN))
+        if isinstance(message, Hello) and self._obstacle is not None:
+            connection.write(_framed(self._obstacle))
         self._plan_flush()
 
     def closed(self, connection: _Connection, finished: bool) -> None:
@@ -369,10 +370,15 @@ class CoordinatorServer:
                 self._note_deposition(ledger, error)
                 return
             except RendezvousConnectionError as error:
-                stalled_since_s = stalled_since_s or self.now_s()
-                logger.error("%s; agents wait until it can be stored, trying again", error)
+                why = str(error).rstrip(".")
+                logger.error("%s; agents wait until it can be stored, trying again", why)
+                if stalled_since_s is None:
+                    stalled_since_s = self.now_s()
+                elif self._obstacle is None:
+                    self._obstruct(Waiting("stalled", f"nothing can be stored: {why}", 0.0))
                 await asyncio.sleep(COMMIT_RETRY_S)
         if stalled_since_s is not None:
+            self._obstacle = None
             stall_s = self.now_s() - stalled_since_s
             logger.info("writing goes on after a stall of %.1f s", stall_s)
         engine.settle(batch)
@@ -389,7 +395,7 @@ class CoordinatorServer:
             self._abort_connections()
             await self._deposed.wait()
             logger.warning("this coordinator does not decide any more; agents move to the next")
-            self._engine = self._uncertain_since_s = None
+            self._engine = self._uncertain_since_s = self._obstacle = None
             self._withheld.clear()
             self._abort_connections()
 
@@ -422,12 +428,17 @@ class CoordinatorServer:
         if not held and since_s is None:
             self._uncertain_since_s = self.now_s()
             logger.warning("%s: nobody is answered until it does", UNCERTAIN.reason)
-            for connection in self._connections.values():
-                if connection.greeted:
-                    connection.write(_framed(UNCERTAIN))
+            self._obstruct(UNCERTAIN)
         elif held and since_s is not None:
-            self._uncertain_since_s = None
+            self._uncertain_since_s = self._obstacle = None
             logger.info("it is certain again who decides, after %.1f s", self.now_s() - since_s)
+
+    def _obstruct(self, obstacle: Waiting) -> None:
+        """Tell everybody, and whoever comes meanwhile, why nobody is answered (R16)."""
+        self._obstacle = obstacle
+        for connection in self._connections.values():
+            if connection.greeted:
+                connection.write(_framed(obstacle))
 
     def _is_writing(self) -> bool:
         return self._writing is not None and not self._writing.done()
