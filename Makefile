@@ -2,6 +2,7 @@
 
 PYTHON ?=
 TORCH = torch==2.13.0
+SYSTEM = etcd-server etcd-client openssl iproute2
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -49,20 +50,20 @@ lint: $(DEV)  ## look for likely mistakes
 types: $(DEV)  ## check the types
 	@$(BIN)/mypy
 
-system: $(MADE)  ## install etcd and openssl, which some tests need (as root, with apt-get)
-	@if command -v "$${QUORATE_ETCD_BINARY_PATH:-etcd}" >/dev/null 2>&1 \
-	        && command -v openssl >/dev/null 2>&1; then \
+system: $(MADE)  ## install etcd, openssl and iproute2, which some tests need (as root, with apt-get)
+	@etcd=$$(command -v "$${QUORATE_ETCD_BINARY_PATH:-etcd}"); \
+	if [ -n "$$etcd" ] && command -v openssl >/dev/null 2>&1 && command -v ip >/dev/null 2>&1; then \
 	    :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-	    echo 'installing etcd'; \
+	    echo 'installing $(SYSTEM)'; \
 	    { apt-get update && DEBIAN_FRONTEND=noninteractive \
-	        apt-get install -y etcd-server etcd-client openssl; } >$(VENV)/etcd.log 2>&1 \
-	        || echo 'warning: etcd could not be installed ($(VENV)/etcd.log says why):' \
-	            'the tests that need it are skipped' >&2; \
-	    systemctl disable --now etcd >/dev/null 2>&1 || :; \
+	        apt-get install -y $(SYSTEM); } >$(VENV)/system.log 2>&1 \
+	        || echo 'warning: $(SYSTEM) could not be installed ($(VENV)/system.log says why):' \
+	            'the tests that need them are skipped' >&2; \
+	    [ -n "$$etcd" ] || systemctl disable --now etcd >/dev/null 2>&1 || :; \
 	else \
-	    echo 'warning: etcd or openssl is missing, the tests that need them are skipped: install' \
-	        'them (on Debian or Ubuntu, as root: apt-get install etcd-server etcd-client openssl)' >&2; \
+	    echo 'warning: etcd, openssl or iproute2 is missing, the tests that need them are skipped:' \
+	        'install them (on Debian or Ubuntu, as root: apt-get install $(SYSTEM))' >&2; \
 	fi
 
 clean:  ## delete .venv, caches and builds

@@ -3,17 +3,20 @@
 Fixtures: `until` waits for something that can be observed, `free_port` names a port nobody uses.
 Markers `torch`, `etcd` and `openssl`: the test needs PyTorch, etcd and OpenSSL's program, or the
 latter alone; without them it is skipped with a line that says how to get them, and fails when
-QUORATE_CI is set. A thread or a child process that outlives its test fails that test.
+QUORATE_CI is set. Marker `netns`: it makes machines of its own, with iproute2 likewise, where the
+user may. A thread or a child process that outlives its test fails that test.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -33,7 +36,13 @@ HOW_TO_GET = {
     "torch": "PyTorch is not installed: `make torch` installs it",
     "etcd": "etcd or openssl is not installed: `make system` installs them, as root",
     "openssl": "openssl is not installed: `make system` installs it, as root",
+    "netns": "iproute2 is not installed: `make system` installs it, as root",
 }
+
+MAY_NOT_UNSHARE = (
+    "no machines of their own for tests: that takes Linux 5.6 or newer, util-linux, /dev/net/tun, "
+    "and root's rights (in a container: all of them, as `docker run --privileged` gives)"
+)
 
 POLL_INTERVAL_S = 0.005
 LEAK_GRACE_S = 2.0
@@ -52,7 +61,19 @@ def missing(package: str) -> bool:
         return not all(map(shutil.which, programs))
     if package == "openssl":
         return shutil.which("openssl") is None
+    if package == "netns":
+        return shutil.which("ip") is None
     return importlib.util.find_spec(package) is None
+
+
+@functools.cache
+def may_unshare() -> bool:
+    """Whether this user may make namespaces, and network interfaces in them."""
+    programs = all(map(shutil.which, ("unshare", "nsenter")))
+    if os.geteuid() != 0 or not programs or not Path("/dev/net/tun").exists():
+        return False
+    command = ["unshare", "--net", "--mount", "--time", "--fork", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,6 +91,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that needs a package which is missing is skipped; in CI it fails."""
+    if item.get_closest_marker("netns") and not may_unshare():
+        pytest.skip(MAY_NOT_UNSHARE)
     for package, how in HOW_TO_GET.items():
         if item.get_closest_marker(package) and missing(package):
             if "QUORATE_CI" in os.environ:

@@ -1,6 +1,6 @@
 """An agent without workers: joins, and joins again whenever the world changes.
 
-    agent_program.py ENDPOINT RUN_ID MIN:MAX [KEY=VALUE,...]
+    agent_program.py ENDPOINT RUN_ID MIN:MAX [KEY=VALUE,... [BACKEND]]
 
 Each line of its standard output is one event as JSON, with `at_s` on the machine's monotonic
 clock: connected, joined (with the place), told (with the reason), error (then it ends), and set,
@@ -11,6 +11,7 @@ got, left as answers. Commands come as JSON lists: ["set", key, value], ["get", 
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import signal
 import sys
@@ -23,9 +24,14 @@ import msgspec
 
 from quorate import RendezvousError, RendezvousInfo, RendezvousParameters
 from quorate.config import parse_rendezvous_config
-from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
+from quorate.coordinated import CoordinatedRendezvousHandler
+from quorate.errors import RendezvousConnectionError
+from quorate.handler import DynamicRendezvousHandler
+from quorate.registry import get_rendezvous_handler
 
 ASK_EVERY_S = 0.01
+
+Handler = CoordinatedRendezvousHandler | DynamicRendezvousHandler
 
 print_lock = threading.Lock()
 
@@ -44,7 +50,7 @@ def read_commands(commands: queue.Queue[list[str]]) -> None:
         commands.put(json.loads(line))
 
 
-def say_when_connected(handler: CoordinatedRendezvousHandler) -> None:
+def say_when_connected(handler: Handler) -> None:
     """Say once that there was a connection: then there is a coordinator."""
     asked = threading.Event()
     while handler.node is None:
@@ -52,11 +58,18 @@ def say_when_connected(handler: CoordinatedRendezvousHandler) -> None:
     say("connected")
 
 
-def stay(
-    handler: CoordinatedRendezvousHandler, info: RendezvousInfo, commands: queue.Queue[list[str]]
-) -> bool:
+def is_changing(handler: Handler) -> bool:
+    """Whether the world is to change; while nobody can be asked, it is not (R11)."""
+    try:
+        return handler.num_nodes_waiting() > 0
+    except RendezvousConnectionError as error:
+        print(error, file=sys.stderr, flush=True)
+        return False
+
+
+def stay(handler: Handler, info: RendezvousInfo, commands: queue.Queue[list[str]]) -> bool:
     """Be a member until the world changes; return False if this node has left it."""
-    while not handler.num_nodes_waiting():
+    while not is_changing(handler):
         try:
             name, *arguments = commands.get(timeout=ASK_EVERY_S)
         except queue.Empty:
@@ -70,19 +83,20 @@ def stay(
             say("set")
         elif name == "get":
             say("got", value=info.store.get(*arguments).decode())
-    say("told", reason=handler.reason_to_regroup)
+    say("told", reason=getattr(handler, "reason_to_regroup", ""))
     return True
 
 
-def main(endpoint: str, run_id: str, nodes: str, config: str = "") -> int:
+def main(endpoint: str, run_id: str, nodes: str, config: str = "", backend: str = "quorate") -> int:
+    logging.basicConfig(level=logging.INFO)
     signal.signal(signal.SIGTERM, end)
     least, most = map(int, nodes.split(":"))
     commands: queue.Queue[list[str]] = queue.Queue()
     threading.Thread(target=read_commands, args=(commands,), daemon=True).start()
     options = parse_rendezvous_config(config)
-    handler = create_handler(
-        RendezvousParameters("quorate", endpoint, run_id, least, most, **options)
-    )
+    parameters = RendezvousParameters(backend, endpoint, run_id, least, most, **options)
+    handler = get_rendezvous_handler(parameters)
+    assert isinstance(handler, Handler)
     connected = threading.Thread(target=say_when_connected, args=(handler,), daemon=True)
     connected.start()
     try:

@@ -36,6 +36,7 @@ TIMEOUT_S = 15.0
 
 
 ProgramKind = TypeVar("ProgramKind", bound="Program")
+ClusterKind = TypeVar("ClusterKind", bound="Cluster")
 
 
 class Line(NamedTuple):
@@ -195,6 +196,11 @@ class Agent(Program):
         self._read_events += 1
         return event
 
+    @property
+    def last_at_s(self) -> float:
+        """When the event that was read last was seen, on the clock of the test's machine."""
+        return self.out[self._read_events - 1].at_s
+
     def assert_quiet(self, seconds: float = 0.0) -> None:
         """Nothing has happened since the last event that was read, and nothing does for so long."""
         number = self._read_events
@@ -218,9 +224,9 @@ class Agent(Program):
 class Cluster:
     """What one test runs: programs that meet at one endpoint, with a state folder of their own."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, host: str = "127.0.0.1") -> None:
         self.folder = folder
-        self.endpoint = f"127.0.0.1:{port}"
+        self.endpoint = f"{host}:{port}"
         self.port = port
         self.state_folder = folder / "state" / "quorate"
         self.programs: list[Program] = []
@@ -383,7 +389,13 @@ def parent(pid: int) -> int:
 @contextlib.contextmanager
 def running_cluster(folder: Path, port: int) -> Iterator[Cluster]:
     """Yield a cluster; at the end nothing of it is left, and R2 held all the time."""
-    cluster = Cluster(folder, port)
+    with ending(Cluster(folder, port)) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def ending(cluster: ClusterKind) -> Iterator[ClusterKind]:
+    """Yield a cluster; at the end nothing of it is left, and R2 held all the time."""
     try:
         yield cluster
         cluster.assert_one_world_per_name()
