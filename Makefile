@@ -7,7 +7,8 @@ SYSTEM = etcd-server etcd-client openssl iproute2
 VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
-PYTEST = $(BIN)/python -m pytest
+# Tests of whole programs wait most of the time: three at once suit two cores.
+PYTEST = $(BIN)/python -m pytest -n 3 --dist worksteal
 
 # A stamp in .venv says what has been installed there; .venv can be deleted at any time.
 MADE = $(VENV)/.made
@@ -30,7 +31,7 @@ test: $(DEV) torch system  ## run every test
 	@$(PYTEST)
 
 unit: $(DEV)  ## run the quick tests: no whole programs, long simulations, torch, etcd
-	@$(PYTEST) -n 2 -m "not e2e and not sim and not torch and not etcd"
+	@$(PYTEST) -m "not e2e and not sim and not torch and not etcd"
 
 e2e: $(DEV) torch system  ## run the tests of whole programs
 	@$(PYTEST) -m e2e

@@ -15,8 +15,8 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 
 import hypothesis
 import pytest
+
+import quorate.api
 
 T = TypeVar("T")
 
@@ -74,6 +76,12 @@ def may_unshare() -> bool:
         return False
     command = ["unshare", "--net", "--mount", "--time", "--fork", "true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def pytest_configure() -> None:
+    """Be interrupted as on a terminal, wherever this runs: a shell's background ignores SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -144,22 +152,30 @@ def wait_until(predicate: Callable[[], T], timeout_s: float = 5.0, what: str = "
     return value
 
 
+def busy_s() -> float:
+    """Return what this machine, as busy as it is now, may add to a time that is promised.
+
+    That is twice what it takes to start a small program: 0.2 s while nothing else runs.
+    """
+    began_s = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import asyncio"], check=True)
+    return 2 * (time.monotonic() - began_s)
+
+
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Return a function that names a TCP port nobody listens on, a new one at each call.
 
     The port is free when it is named, not reserved: where the program under test can listen on
-    port 0 and say which port it got, let it.
+    port 0 and say which port it got, let it. No connection of tests that run beside gets it.
     """
     named: set[int] = set()
 
     def name_a_port() -> int:
-        while True:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port: int = probe.getsockname()[1]
-            if port not in named:
-                named.add(port)
-                return port
+        while (port := quorate.api.free_port()) in named:
+            pass
+        named.add(port)
+        return port
 
     return name_a_port
 

@@ -34,6 +34,7 @@ from quorate.errors import (
     RendezvousTimeoutError,
 )
 from quorate.identity import Endpoint
+from tests.conftest import busy_s
 from tests.served import (
     LOOPBACK,
     QUICK,
@@ -527,7 +528,7 @@ def test_agents_start_one_coordinator_and_outlive_the_one_that_did(
     assert {agent.worlds[1]["size"] for agent in rest} == {2}
     assert {agent.worlds[1]["round"] for agent in rest} == {agents[0].worlds[0]["round"] + 1}
     took_s = max(agent.worlds[1]["at_s"] for agent in rest) - killed_s
-    assert 1.9 <= took_s < 3.5
+    assert 1.9 <= took_s < 3.5 + busy_s()
 
 
 def test_a_killed_coordinator_is_started_again_by_an_agent(hosted: Hosted, until: Until) -> None:
@@ -563,7 +564,8 @@ def test_a_process_that_ends_says_that_it_leaves(hosted: Hosted, until: Until) -
     ended_s = time.monotonic()
     agents[0].end()
     until(lambda: all(len(agent.worlds) > 1 for agent in agents[1:]), LATE_S, "the second world")
-    assert time.monotonic() - ended_s < 1.5
+    took_s = time.monotonic() - ended_s
+    assert took_s < 1.5 + busy_s()
     assert agents[0].process.returncode == 0
     assert agents[0].errors == ""
 
@@ -576,7 +578,8 @@ def test_a_process_ends_in_time_though_its_coordinator_is_gone(
     coordinator.stop()
     began_s = time.monotonic()
     agent.end()
-    assert time.monotonic() - began_s < 6.0
+    took_s = time.monotonic() - began_s
+    assert took_s < 6.0 + busy_s()
     assert agent.process.returncode == 0
     assert "Traceback" not in agent.errors
 

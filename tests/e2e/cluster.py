@@ -31,8 +31,8 @@ WORKER_PROGRAM = Path(__file__).with_name("worker_program.py")
 
 MARK = "QUORATE_TEST_CLUSTER"
 
-# Starting Python is what takes longest, more so on a busy machine.
-TIMEOUT_S = 15.0
+# Starting Python is what takes longest: ten times as long on a machine that is busy.
+TIMEOUT_S = 40.0
 
 
 ProgramKind = TypeVar("ProgramKind", bound="Program")
@@ -281,13 +281,19 @@ class Cluster:
         runs: list[dict[str, Any]] = self.status()["runs"]
         return next(run for run in runs if run["run_id"] == run_id)
 
+    def closed_reason(self) -> str:
+        """Return why a run was closed, from the logs: an embedded coordinator soon forgets it."""
+        logs = [path.read_text() for path in self.state_folder.glob("*.log")]
+        found = re.search(r": closed: (.*)", "\n".join(logs))
+        return found[1] if found else ""
+
     def coordinator_pid(self) -> int:
         """Return the process id of the coordinator."""
         return int(self.status()["coordinator"].rpartition(":")[2])
 
-    def kill_coordinator(self) -> int:
-        """Kill -9 the coordinator that answers now; return its process id."""
-        pid = self.coordinator_pid()
+    def kill_coordinator(self, pid: int | None = None) -> int:
+        """Kill -9 a coordinator, by default the one that answers now; return its process id."""
+        pid = pid or self.coordinator_pid()
         self.signal(pid, signal.SIGKILL)
         wait_until(lambda: not alive(pid), what=f"the end of the coordinator {pid}")
         return pid

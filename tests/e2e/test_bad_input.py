@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.e2e.cluster import WORKER_PROGRAM, Agent, Cluster, Program
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(150)
 
 WORKER = (str(WORKER_PROGRAM), "report")
 
@@ -251,7 +251,7 @@ def test_a_journal_that_is_none(cluster: Cluster) -> None:
     coordinator = cluster.quorate("serve", "--endpoint", cluster.endpoint)
     parts = (str(journal), "not a journal", "move the file away")
     assert_one_line(coordinator, STATE, *parts)
-    assert_one_line(cluster.run("2", *WORKER, conf="join_timeout=2"), CONNECTION, *parts)
+    assert_one_line(cluster.run("2", *WORKER, conf="join_timeout=5"), CONNECTION, *parts)
     assert journal.read_text().endswith("shopping list.\n")
 
 

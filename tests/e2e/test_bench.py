@@ -12,7 +12,7 @@ from quorate.bench.figures import FORMAT, MEASURES
 from quorate.etcd.server import EtcdServer
 from tests.e2e.cluster import Cluster
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(150)
 
 
 def measured(cluster: Cluster, bench: str, *arguments: str) -> list[dict[str, Any]]:

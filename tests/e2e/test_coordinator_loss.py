@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.e2e.cluster import Agent, Cluster, assert_agree, assert_ranks
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(150)
 
 # Long enough for another regroup to be noticed, were there one.
 QUIET_S = 1.5
@@ -64,9 +64,9 @@ def test_an_agent_that_dies_with_it_is_still_missed(cluster: Cluster) -> None:
     """R8, R9: loaded nodes get a full window, and who does not use it is lost."""
     agents = cluster.agents(3, "2:3", "keep_alive_interval=0.5,keep_alive_max_attempt=4")
     world_of(agents)
-    lost = agents.pop(0)
-    lost.kill()
-    cluster.kill_coordinator()
+    coordinator_pid = cluster.coordinator_pid()
+    agents.pop(0).kill()
+    cluster.kill_coordinator(coordinator_pid)
     world_of(agents, "lost: it was silent")
 
 
@@ -150,7 +150,7 @@ def test_it_may_die_while_agents_wait_for_a_round(cluster: Cluster, journal: boo
     world_of(agents)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(150)
 def test_frozen_for_twenty_seconds_it_loses_nobody(cluster: Cluster) -> None:
     """R9, with default settings: its own absence is not taken for that of the others."""
     agents = cluster.agents(3, "2:3")

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.cluster import Agent, assert_agree, ending
 from tests.e2e.netns import Machine, NetworkCluster, running_network
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(150)]
 
 DISK_BYTES = 256 * 1024
 QUIET_S = 1.5
@@ -67,7 +67,7 @@ def test_a_full_disk_under_the_journal_costs_time_only(cluster: NetworkCluster, 
     """R9, R14, R16: what was answered is stored, what is not stored is not answered."""
     kept = ("--state-dir", str(disk.folder))
     coordinator = cluster.serve(*kept)
-    agents = cluster.agents(3, "2:4", f"is_host=no,last_call_timeout=1,{QUICK}")
+    agents = cluster.agents(3, "3:4", f"is_host=no,last_call_timeout=1,{QUICK}")
     meet(agents)
     agents[0].set("before", "1")
 
@@ -75,7 +75,7 @@ def test_a_full_disk_under_the_journal_costs_time_only(cluster: NetworkCluster, 
     agents[0].write(json.dumps(["set", "during", "x" * 8192]))
     why = "No space left on device. Free space there"
     coordinator.line(f"Writing to the journal .* failed: {why}; agents wait")
-    newcomer = cluster.agent("2:4", f"is_host=no,last_call_timeout=1,{QUICK}")
+    newcomer = cluster.agent("3:4", f"is_host=no,last_call_timeout=1,{QUICK}")
     newcomer.next("connected")
     newcomer.line(f"nothing can be stored: .*{why}")
     for agent in (*agents, newcomer):

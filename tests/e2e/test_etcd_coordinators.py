@@ -23,12 +23,12 @@ from quorate.etcd.server import temporary_directory
 from quorate.identity import Endpoint, parse_rendezvous_endpoint
 from quorate.launch.wards import Wards
 from quorate.testing.etcd import EtcdCluster
-from tests.conftest import wait_until
+from tests.conftest import busy_s, wait_until
 from tests.e2e.cluster import Cluster, Program
 from tests.e2e.load import Counter, Load, load_loop
 from tests.etcd.tls import Authority
 
-pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(240)]
 
 LATE_S = 45.0
 
@@ -259,7 +259,7 @@ def test_one_that_ends_in_order_hands_over_at_once(house: House) -> None:
     house.standby.line(DECIDES)
     took_s = time.monotonic() - ended_s
     print(f"handed over within {took_s:.1f} s")
-    assert took_s < 4.0
+    assert took_s < 4.0 + busy_s()
     assert house.holder.exit_code() == 0
     incomplete = house.load("later", 2, 2, 2)
     wait_until(incomplete.are_together, LATE_S, "a world at the other one")

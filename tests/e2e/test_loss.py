@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import busy_s
 from tests.e2e.cluster import Agent, Cluster, assert_agree, parent
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(150)
 
 # What is promised of a process that is killed, with default settings.
 TOLD_WITHIN_S = 3.0
@@ -30,8 +31,9 @@ def told_and_regrouped(agents: list[Agent], since_s: float, told_within_s: float
     """The agents are told and agree on the next world, all in time; return one's news."""
     told = [agent.next("told") for agent in agents]
     joined = [agent.next("joined") for agent in agents]
-    assert max(event["at_s"] for event in told) - since_s < told_within_s, told
-    assert max(event["at_s"] for event in joined) - since_s < REGROUPED_WITHIN_S, joined
+    slack_s = busy_s()
+    assert max(event["at_s"] for event in told) - since_s < told_within_s + slack_s, told
+    assert max(event["at_s"] for event in joined) - since_s < REGROUPED_WITHIN_S + slack_s, joined
     assert_agree(joined)
     assert {event["round"] for event in joined} == {1}
     return told[0]
@@ -95,12 +97,12 @@ def test_a_machine_that_falls_silent_is_lost_and_may_come_back(cluster: Cluster)
 
 def test_an_agent_that_is_silent_for_a_moment_loses_nothing(cluster: Cluster) -> None:
     """R11: a blip is not a death."""
-    agents = three_in_a_world(cluster, "keep_alive_interval=0.8,keep_alive_max_attempt=5")
+    agents = three_in_a_world(cluster, "keep_alive_interval=0.8,keep_alive_max_attempt=10")
     silent = agents[1]
     stopped_s = silent.send(signal.SIGSTOP)
     agents[0].assert_quiet(2.0)
     silent.send(signal.SIGCONT)
-    assert time.monotonic() - stopped_s < 4.0
+    assert time.monotonic() - stopped_s < 8.0
     for agent in agents:
         agent.assert_quiet(1.0 if agent is silent else 0.0)
     assert cluster.run_status()["round"] == 0

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from quorate.backends.journal import FILE_HEADER
-from tests.conftest import wait_until
+from tests.conftest import busy_s, wait_until
 from tests.e2e.cluster import Agent, assert_agree, ending
 from tests.e2e.netns import Network, NetworkCluster, running_network
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(150)]
 
 INTERVAL_S = 0.7
 SILENCE_S = 3 * INTERVAL_S
 QUICK = f"is_host=no,keep_alive_interval={INTERVAL_S},keep_alive_max_attempt=3"
 
-# The coordinator looks once a second who is silent; the rest is for a machine that is busy.
-TOLD_WITHIN_S = SILENCE_S + 1.0 + 1.5
+# The coordinator looks once a second who is silent.
+TOLD_WITHIN_S = SILENCE_S + 1.0
 
 QUIET_S = 1.0
 
@@ -71,12 +71,18 @@ def told(agents: list[Agent], *reasons: str) -> None:
         assert any(reason in told for reason in reasons), agent.report()
 
 
+def assert_in_time(agents: list[Agent], since_s: float) -> None:
+    """What all have read last has come neither before the silence was over nor late."""
+    slack_s = 1.0 + busy_s()
+    for agent in agents:
+        after_s = agent.last_at_s - since_s
+        assert SILENCE_S - INTERVAL_S < after_s < TOLD_WITHIN_S + slack_s, agent.report()
+
+
 def lost_in_time(survivors: list[Agent], since_s: float) -> None:
     """The survivors are told of a silent member, neither early nor late, and go on without it."""
     told(survivors, "lost: it was silent")
-    for agent in survivors:
-        after_s = agent.last_at_s - since_s
-        assert SILENCE_S - INTERVAL_S < after_s < TOLD_WITHIN_S, agent.report()
+    assert_in_time(survivors, since_s)
     assert {place["round"] for place in meet(survivors)} == {1}
 
 
@@ -198,7 +204,6 @@ def test_nodes_without_a_coordinator_need_no_common_clock_either(
     meet(agents)
     agents[0].assert_quiet(SILENCE_S + INTERVAL_S)
     killed_s = agents.pop(0).kill()
-    for agent in agents:
-        agent.next("told")
-        assert SILENCE_S - INTERVAL_S < agent.last_at_s - killed_s < TOLD_WITHIN_S, agent.report()
+    told(agents, "")
+    assert_in_time(agents, killed_s)
     assert {place["round"] for place in meet(agents)} == {1}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import busy_s, wait_until
 from tests.e2e.cluster import Cluster, parent
 from tests.e2e.recovery_loop import recover_from_crashes
 from tests.e2e.torchrun_cluster import (
@@ -20,7 +20,7 @@ from tests.e2e.torchrun_cluster import (
     by_rank,
 )
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
 # What is promised of an agent that is killed, with default settings.
 TOLD_WITHIN_S = 3.0
@@ -60,7 +60,7 @@ def assert_resumed(agent: TorchAgent, size: int) -> None:
 
 
 def closed_reason(torch_cluster: TorchrunCluster) -> str:
-    return str(torch_cluster.cluster.run_status()["closed_reason"])
+    return torch_cluster.cluster.closed_reason()
 
 
 @pytest.mark.parametrize("late", [0, 1])
@@ -72,7 +72,7 @@ def test_two_agents_finish_in_any_order(torch_cluster: TorchrunCluster, late: in
     agents[1 - late].line("Waiting .* seconds for other agents", STARTED_WITHIN_S)
     assert all(agent.running for agent in agents)
     torch_cluster.cluster.signal(pid, signal.SIGUSR1)
-    assert_trained(*agents, within_s=10.0)
+    assert_trained(*agents)
     assert [len(agent.worlds) for agent in agents] == [1, 1]
     assert closed_reason(torch_cluster).startswith("succeeded")
 
@@ -90,10 +90,10 @@ def test_an_agent_comes_and_its_machine_dies(torch_cluster: TorchrunCluster) -> 
     died_at = time.time()
     died_at_s = torch_cluster.kill_machine(newcomer)
     for agent in (first, second):
-        assert agent.world(2).at_s - died_at_s < REGROUPED_WITHIN_S
+        assert agent.world(2).at_s - died_at_s < REGROUPED_WITHIN_S + busy_s()
     lost_at = torch_cluster.coordinator_said(f"_{newcomer.pid}_0: its process ended")
     assert lost_at is not None
-    assert lost_at - died_at < TOLD_WITHIN_S
+    assert lost_at - died_at < TOLD_WITHIN_S + busy_s()
     assert_resumed(first, 2)
     torch_cluster.release()
     assert_trained(first, second)
@@ -115,9 +115,10 @@ def test_the_agent_that_started_the_coordinator_may_be_killed(
     (lost,) = [agent for agent in agents if agent.pid == host]
     killed_at_s = lost.kill()
     left = [agent for agent in agents if agent is not lost]
-    assert max(agent.told_at_s() for agent in left) - killed_at_s < TOLD_WITHIN_S
+    assert max(agent.told_at_s() for agent in left) - killed_at_s < TOLD_WITHIN_S + busy_s()
     assert by_rank(left, 1) == left
-    assert max(agent.world(1).at_s for agent in left) - killed_at_s < REGROUPED_WITHIN_S
+    regrouped_at_s = max(agent.world(1).at_s for agent in left)
+    assert regrouped_at_s - killed_at_s < REGROUPED_WITHIN_S + busy_s()
     assert {agent.world(1).restarts for agent in left} == {0}
     assert_resumed(left[0], 2)
     torch_cluster.release()
@@ -167,7 +168,7 @@ def test_a_spare_is_promoted_and_one_that_is_not_needed_exits_with_0(
     torch_cluster.wait_for_nodes("spare", 2)
     first.trains(2)
     killed_at_s = torch_cluster.kill_machine(second)
-    assert first.world(1).at_s - killed_at_s < REGROUPED_WITHIN_S
+    assert first.world(1).at_s - killed_at_s < REGROUPED_WITHIN_S + busy_s()
     wait_until(lambda: any(spare.worlds for spare in spares), what="a spare to be promoted")
     (promoted,) = [spare for spare in spares if spare.worlds]
     (unneeded,) = [spare for spare in spares if spare is not promoted]
@@ -190,7 +191,7 @@ def test_an_agent_that_gets_a_signal_leaves(torch_cluster: TorchrunCluster) -> N
     assert leaver.exit_code() != 0
     ended_at_s = time.monotonic()
     left = by_rank(agents, 1)
-    assert max(agent.world(1).at_s for agent in left) - ended_at_s < TOLD_WITHIN_S
+    assert max(agent.world(1).at_s for agent in left) - ended_at_s < TOLD_WITHIN_S + busy_s()
     assert_resumed(left[0], 2)
     torch_cluster.release()
     assert_trained(*left)
@@ -262,7 +263,7 @@ def test_a_worker_that_fails_for_good_ends_the_run(torch_cluster: TorchrunCluste
     agents[0].trains(2)
     torch_cluster.kill_worker(agents[1])
     for agent in agents:
-        assert agent.exit_code(10.0) == 1, agent.report()
+        assert agent.exit_code() == 1, agent.report()
     assert closed_reason(torch_cluster).startswith("failed: ")
 
 
@@ -274,7 +275,7 @@ def test_without_restarts_a_dead_machine_ends_the_others_and_closes_nothing(
     agents[0].trains(3)
     torch_cluster.kill_machine(agents.pop())
     for agent in agents:
-        assert agent.exit_code(15.0) == 1, agent.report()
+        assert agent.exit_code() == 1, agent.report()
         assert len(agent.worlds) == 1
     assert not closed_reason(torch_cluster)
 
