@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -209,7 +209,13 @@ class NetworkCluster(Cluster):
             agent.next("connected")
         return agents
 
-    def _start(self, kind: type[ProgramKind], name: str, command: list[str]) -> ProgramKind:
+    def _start(
+        self,
+        kind: type[ProgramKind],
+        name: str,
+        command: list[str],
+        variables: Mapping[str, str] | None = None,
+    ) -> ProgramKind:
         python, *program = command
         skewed = [python, str(SKEWED_PROGRAM), str(self._machine.wall_clock_error_s), *program]
-        return super()._start(kind, name, [*self._machine.enter, *skewed])
+        return super()._start(kind, name, [*self._machine.enter, *skewed], variables)

@@ -76,6 +76,7 @@ def assert_in_time(agents: list[Agent], since_s: float) -> None:
     slack_s = 1.0 + busy_s()
     for agent in agents:
         after_s = agent.last_at_s - since_s
+        print(f"told after {after_s:.1f} s")
         assert SILENCE_S - INTERVAL_S < after_s < TOLD_WITHIN_S + slack_s, agent.report()
 
 
