@@ -115,11 +115,12 @@ def test_time_in_which_nobody_could_write_is_taken_back() -> None:
     """R9: what was watched up to the last write that was seen counts all the same."""
     clock = ManualClock()
     observer = Observer(clock)
-    observer.silence_s("beat", 1)
+    observer.silent(BEATS, 100)
     watch(observer, clock, 3)
     observer.confirm()
     watch(observer, clock, 20)
     observer.retract()
-    assert observer.silence_s("beat", 1) == 3
+    assert observer.silent(BEATS, 3) == [NODE]
+    assert observer.silent(BEATS, 4) == []
     watch(observer, clock, 2)
-    assert observer.silence_s("beat", 1) == 5
+    assert observer.silent(BEATS, 5) == [NODE]
