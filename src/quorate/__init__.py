@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from quorate.errors import RendezvousClosedError as RendezvousClosedError
     from quorate.errors import RendezvousConnectionError as RendezvousConnectionError
     from quorate.errors import RendezvousError as RendezvousError
+    from quorate.errors import RendezvousEvictedError as RendezvousEvictedError
     from quorate.errors import RendezvousGracefulExitError as RendezvousGracefulExitError
     from quorate.errors import RendezvousLimitError as RendezvousLimitError
     from quorate.errors import RendezvousProtocolError as RendezvousProtocolError
@@ -53,6 +54,7 @@ _HOMES = {
         "RendezvousClosedError",
         "RendezvousConnectionError",
         "RendezvousError",
+        "RendezvousEvictedError",
         "RendezvousGracefulExitError",
         "RendezvousLimitError",
         "RendezvousProtocolError",

@@ -10,9 +10,10 @@
      ├── RendezvousStateError           stored bytes are corrupt or of another version
      ├── RendezvousSettingsError        configuration is wrong, or differs from the run's (R13)
      ├── RendezvousReplacedError        a newer incarnation of this node took its place (R12)
+     ├── RendezvousEvictedError         this node is kept out of the run
      ├── RendezvousLimitError           a limit of the coordinator was reached (R15)
      ├── RendezvousAuthenticationError  a token is missing, wrong, or not proved (R15)
-     └── RendezvousGracefulExitError    a spare is not needed any more: leave, and exit 0
+     └── RendezvousGracefulExitError    the node is not needed any more: leave, and exit 0
 
 The names are PyTorch's where PyTorch has one. Every message says what happened, why, and what
 to do next. `exit_code` is what the commands of quorate exit with when the error ends them.
@@ -30,6 +31,7 @@ __all__ = [
     "RendezvousConnectionError",
     "RendezvousDeposedError",
     "RendezvousError",
+    "RendezvousEvictedError",
     "RendezvousGracefulExitError",
     "RendezvousLimitError",
     "RendezvousProtocolError",
@@ -119,8 +121,14 @@ class RendezvousAuthenticationError(RendezvousError):
     exit_code = 79
 
 
+class RendezvousEvictedError(RendezvousError):
+    """The node is kept out of the run: the operator evicted it, or it failed too often."""
+
+    exit_code = 80
+
+
 class RendezvousGracefulExitError(RendezvousError):
-    """This node was a spare of a run that has ended: nothing failed, leave with exit code 0."""
+    """The node is not needed: a spare at the end, or drained. Nothing failed, leave with 0."""
 
     exit_code = 0
 

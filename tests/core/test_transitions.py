@@ -11,14 +11,21 @@ from quorate.core.action import Action, Decision
 from quorate.core.completion import nodes_waiting
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.ops import RendezvousCloseOp, RendezvousJoinOp
-from quorate.core.state import WorldName, check
+from quorate.core.state import Ban, WorldName, check
 from quorate.core.transitions import (
     SILENT_ACTIONS,
     TRANSITIONS,
     admit,
     apply,
+    ban,
+    drain,
     drop_stragglers,
     finish,
+    hold,
+    lift_ban,
+    pass_time,
+    release,
+    scale,
     withdraw,
 )
 from tests.core.support import KEEP_ALIVE_S, LAST_CALL_S, Run, make_settings, node
@@ -365,14 +372,14 @@ def test_only_members_of_the_present_world_can_finish() -> None:
 
 
 def test_survivors_beyond_the_desired_number_lose_their_places() -> None:
-    """R4, R5: the first to return have them; the rest become spares when they come."""
+    """R4, R5: from the last rank on, also where those return first."""
     run = Run(1, 3)
     run.completed(A, B, C)
-    run.state.desired_nodes = 2
+    scale(run.state, run.settings, 2, run.observer)
     run.comes_back(C, A)
-    assert run.members == (A, C)
+    assert [*run.state.redundancy_list] == [C]
     run.join(B, after=WorldName("e", 0))
-    assert [*run.state.redundancy_list] == [B]
+    assert run.members == (A, B)
 
 
 def test_a_new_incarnation_takes_the_place_of_the_former_one_at_once() -> None:
@@ -482,3 +489,179 @@ def test_waiting_nodes_stand_in_order_of_arrival() -> None:
     assert [*run.state.wait_list] == [C, B, D]
     assert [*run.state.redundancy_list] == [E]
     assert [*run.state.wait_list.values()] == sorted(run.state.wait_list.values())
+
+
+def drained(run: Run, who: NodeDesc, reason: str = "for repair") -> None:
+    drain(run.state, run.settings, who, reason, run.observer)
+    check(run.state, run.settings)
+
+
+def scaled(run: Run, nodes: int | None) -> None:
+    scale(run.state, run.settings, nodes, run.observer)
+    check(run.state, run.settings)
+
+
+def test_a_hold_keeps_its_reason_until_the_release() -> None:
+    """R4"""
+    run = Run(1, 2)
+    hold(run.state, "disks are checked")
+    run.join(A, B)
+    assert not run.state.complete
+    assert (run.state.held, run.state.held_reason) == (True, "disks are checked")
+    release(run.state)
+    assert (run.state.held, run.state.held_reason) == (False, "")
+    run.join(A)
+    assert run.members == (A, B)
+
+
+def test_a_drained_member_stays_until_its_world_ends() -> None:
+    """R5: then nobody keeps a place for it, or waits for it."""
+    run = Run(2, 3)
+    run.completed(A, B, C)
+    drained(run, B)
+    assert run.state.participants == {A: 0, B: 1, C: 2}
+    assert nodes_waiting(run.ctx(A), WorldName("e", 0)) == 0
+    run.comes_back(A)
+    assert run.state.survivors == {C: 2}
+    assert run.state.departed == {B: "for repair"}
+    run.comes_back(C)
+    assert run.members == (A, C)
+    withdraw(run.state, run.settings, B, "for repair", run.observer)
+    assert not run.state.draining
+    check(run.state, run.settings)
+
+
+def test_a_survivor_that_is_drained_while_others_regroup_is_not_awaited() -> None:
+    run = Run(2, 3)
+    run.completed(A, B, C)
+    run.comes_back(A)
+    drained(run, C)
+    assert run.state.survivors == {B: 1}
+    run.comes_back(B)
+    assert run.members == (A, B)
+
+
+def test_a_participant_that_is_drained_gives_its_place_back() -> None:
+    run = Run(2, 3)
+    run.join(A, B)
+    assert run.state.deadline is not None
+    drained(run, B)
+    assert run.state.participants == {A: 0}
+    assert run.state.deadline is None
+    assert run.state.departed == {}
+
+
+def test_a_new_incarnation_of_a_drained_node_is_drained() -> None:
+    """R12"""
+    run = Run(1, 2)
+    again = node("b-again")
+    run.profiles |= {B: NodeProfile(node_id="n1"), again: NodeProfile(node_id="n1")}
+    run.completed(A, B)
+    drained(run, B)
+    admit(run.ctx(again))
+    assert run.state.draining == {again: "for repair"}
+    check(run.state, run.settings)
+
+
+def test_a_round_that_is_made_smaller_gives_its_last_places_up() -> None:
+    """R5: newcomers lose theirs first, the latest of them; then survivors, from the last rank."""
+    run = Run(1, 5)
+    run.completed(A, B, C)
+    run.comes_back(A, B)
+    run.join(D, E)
+    assert run.state.survivors == {C: 2}
+    scaled(run, 4)
+    assert [*run.state.redundancy_list] == [E]
+    scaled(run, 2)
+    assert [*run.state.redundancy_list] == [D, E]
+    assert [*run.state.stragglers] == [C]
+    run.join(A)
+    assert run.members == (A, B)
+    run.join(C, after=WorldName("e", 0))
+    assert [*run.state.redundancy_list] == [D, E, C]
+
+
+def test_the_survivor_of_the_last_rank_comes_before_newcomers() -> None:
+    """R5: also when few of the last world are left."""
+    run = Run(2, 4, node_unit=2)
+    run.completed(A, B, C, D)
+    lose(run, A)
+    lose(run, B)
+    run.comes_back(C)
+    run.join(E)
+    run.comes_back(D)
+    assert run.members == (C, D)
+    assert [*run.state.redundancy_list] == [E]
+
+
+def test_a_demoted_survivor_that_gets_a_place_after_all_keeps_its_rank() -> None:
+    """R3"""
+    run = Run(1, 4)
+    run.completed(A, B, C, D)
+    scaled(run, 3)
+    run.comes_back(D)
+    assert [*run.state.redundancy_list] == [D]
+    lose(run, C)
+    run.join(D, after=WorldName("e", 0))
+    run.comes_back(A, B)
+    assert run.members == (A, B, D)
+
+
+def test_a_larger_wish_lets_spares_in() -> None:
+    """R4, R6"""
+    run = Run(1, 3)
+    scaled(run, 2)
+    run.join(A, B, C)
+    assert [*run.state.redundancy_list] == [C]
+    scaled(run, None)
+    run.join(C)
+    assert [*run.state.wait_list] == [C]
+
+
+def test_a_world_has_whole_units() -> None:
+    """R4, R5: the surplus waits as spares, survivors before newcomers, in order of arrival."""
+    run = Run(2, 6, node_unit=2)
+    run.completed(A, B, C, D)
+    lose(run, B)
+    run.comes_back(A, C, D)
+    assert run.members == (A, C)
+    assert [*run.state.redundancy_list] == [D]
+    check(run.state, run.settings)
+
+
+def test_spares_that_fill_a_unit_are_newcomers() -> None:
+    """R6: one more does not; two do."""
+    run = Run(2, 6, node_unit=2)
+    run.completed(A, B, C)
+    assert run.members == (A, B)
+    run.join(C)
+    assert [*run.state.redundancy_list] == [C]
+    assert nodes_waiting(run.ctx(A), WorldName("e", 0), newcomers_at_once=True) == 0
+    run.join(D, C)
+    assert {*run.state.wait_list} == {C, D}
+    assert nodes_waiting(run.ctx(A), WorldName("e", 0), newcomers_at_once=True) == 2
+    run.comes_back(A, B)
+    run.join(C, D)
+    assert run.members == (A, B, C, D)
+
+
+def test_a_ban_lasts_for_its_time() -> None:
+    """R9: what is kept is what is left of it."""
+    run = Run(1, 2)
+    ban(run.state, "address a", "noisy", 10.0)
+    ban(run.state, "node id n1", "broken", None)
+    assert not pass_time(run.state, 9.0)
+    assert run.state.bans["address a"] == Ban("noisy", 1.0)
+    assert pass_time(run.state, 1.0)
+    assert [*run.state.bans] == ["node id n1"]
+    lift_ban(run.state, "node id n1")
+    assert not run.state.bans
+
+
+def test_bans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R15: the oldest is forgotten."""
+    monkeypatch.setattr(transitions, "BANS_MAX", 2)
+    run = Run(1, 2)
+    for name in "abc":
+        ban(run.state, f"address {name}", "noisy", None)
+    assert [*run.state.bans] == ["address b", "address c"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quorate.core.action import Action, Decision, RendezvousContext
-from quorate.core.state import WorldName, capacity, room
+from quorate.core.state import WorldName, capacity, prospects, room
 
 __all__ = [
     "NEWCOMER",
@@ -34,7 +34,8 @@ def completion(ctx: RendezvousContext) -> Decision:
         missing = settings.min_nodes - joined
         return _wait("min_nodes", f"waiting for {missing} more {_nodes(missing)} ({_of(ctx)})")
     if state.held:
-        return _wait("held", f"the operator holds the round open ({_of(ctx)})")
+        because = f", {state.held_reason}" if state.held_reason else ""
+        return _wait("held", f"the operator holds the round open ({_of(ctx)}{because})")
     if joined >= wanted:
         return _complete(f"all {wanted} {_nodes(wanted)} are here")
     if state.survivors:
@@ -43,9 +44,9 @@ def completion(ctx: RendezvousContext) -> Decision:
             "survivors", f"waiting for {missing} {_nodes(missing)} of the last world to come back"
         )
     if state.regrouping_since is not None and not _still_to_join(ctx):
-        return _complete(f"all {joined} {_nodes(joined)} that are left are back")
+        return _complete(f"all {joined} {_nodes(joined)} that are left are back{_units(ctx)}")
     if last_call_s <= 0:
-        return _complete(f"the last call is over with {_of(ctx)}")
+        return _complete(f"the last call is over with {_of(ctx)}{_units(ctx)}")
     return _wait(LAST_CALL, f"last call for more nodes ({_of(ctx)})")
 
 
@@ -110,7 +111,7 @@ def nodes_waiting(
     if mine is not None and not _stands(ctx, mine):
         return max(1, len(state.departed) + len(state.participants) + len(state.wait_list))
     surplus = max(len(state.participants) - capacity(state, ctx.settings), 0)
-    newcomers = len(state.wait_list) if newcomers_at_once else _newcomers(ctx)
+    newcomers = _gain(ctx) if newcomers_at_once else _newcomers(ctx)
     return len(state.departed) + surplus + newcomers
 
 
@@ -119,10 +120,9 @@ def newcomers_due_in_s(ctx: RendezvousContext) -> float | None:
     state = ctx.state
     if not state.complete or not state.wait_list or state.held or state.finishing:
         return None
-    free = room(state, ctx.settings)
-    if free <= 0:
+    if not _gain(ctx):
         return None
-    if len(state.wait_list) >= free:
+    if len(state.wait_list) >= room(state, ctx.settings):
         return 0.0
     first = next(iter(state.wait_list))
     age_s = ctx.observer.age_s((NEWCOMER, first), state.wait_list[first])
@@ -133,7 +133,12 @@ def _newcomers(ctx: RendezvousContext) -> int:
     due_in_s = newcomers_due_in_s(ctx)
     if due_in_s is None or due_in_s > 0:
         return 0
-    return min(len(ctx.state.wait_list), room(ctx.state, ctx.settings))
+    return _gain(ctx)
+
+
+def _gain(ctx: RendezvousContext) -> int:
+    """Return how many of the wait list a world of whole units could take in."""
+    return min(len(ctx.state.wait_list), prospects(ctx.state, ctx.settings))
 
 
 def _stands(ctx: RendezvousContext, mine: WorldName) -> bool:
@@ -160,6 +165,13 @@ def _of(ctx: RendezvousContext) -> str:
     if joined < settings.min_nodes:
         return f"{joined} of {settings.min_nodes}"
     return f"{joined} of at most {capacity(ctx.state, settings)}"
+
+
+def _units(ctx: RendezvousContext) -> str:
+    """Return what is to be said of those who do not fill a unit."""
+    unit = ctx.settings.node_unit
+    surplus = len(ctx.state.participants) % unit
+    return f", {surplus} too many for units of {unit}" if surplus else ""
 
 
 def _nodes(count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -43,6 +44,7 @@ class NodeProfile(msgspec.Struct, frozen=True, array_like=True, gc=False):
         slots: How many workers it runs, so that every worker's rank follows from the world.
         addr: The address at which other nodes reach it now, empty while that of its descriptor
             holds: the descriptor names a life, and a machine may get another address meanwhile.
+        release: The release of quorate that it runs.
     """
 
     node_id: str = ""
@@ -51,6 +53,7 @@ class NodeProfile(msgspec.Struct, frozen=True, array_like=True, gc=False):
     port: int = 0
     slots: int = 1
     addr: str = ""
+    release: str = ""
 
 
 def natural_order(node: NodeDesc) -> tuple[Any, ...]:
@@ -58,6 +61,8 @@ def natural_order(node: NodeDesc) -> tuple[Any, ...]:
     return (natural_text(node.addr), node.pid, node.local_id, node.incarnation)
 
 
+# Thousands of agents share hundreds of addresses, and are sorted by them again and again.
+@lru_cache(maxsize=16_384)
 def natural_text(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key for text in which runs of digits compare as numbers.
 

@@ -6,9 +6,12 @@ between, until it says `FINISH` or an error. `deadline` is in seconds on the obs
 
 from __future__ import annotations
 
+from itertools import islice
+
 from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.completion import completion, may_enter
-from quorate.core.state import WorldName, room
+from quorate.core.exclusion import require_admissible
+from quorate.core.state import WorldName, prospects
 from quorate.errors import RendezvousGracefulExitError, RendezvousReplacedError
 
 __all__ = [
@@ -38,7 +41,9 @@ class RendezvousJoinOp:
         """Decide on the next step.
 
         Raises:
-            RendezvousGracefulExitError: The run was closed while the node waited for a place.
+            RendezvousEvictedError: The node is kept out of the run.
+            RendezvousGracefulExitError: The run was closed while the node waited for a place, or
+                the operator has drained the node.
             RendezvousReplacedError: A newer incarnation of the node has joined (R12).
             RendezvousSettingsError: The node's settings differ from the run's (R13).
         """
@@ -46,10 +51,11 @@ class RendezvousJoinOp:
         _require_present_incarnation(ctx)
         if state.closed:
             return _closed(ctx)
-        if state.agreed is not None and state.last_heartbeats:
-            state.agreed.require_same(ctx.settings.run_id, ctx.settings.agreed)
+        _require_welcome(ctx)
         if state.complete and node in state.participants and state.name != self._after:
             return Decision(Action.FINISH, f"round {state.round} is complete", "complete")
+        if node in state.draining:
+            return _drained(ctx)
         if node in state.redundancy_list:
             return _as_spare(ctx)
         if ctx.observer.now_s > deadline:
@@ -124,6 +130,21 @@ def _require_present_incarnation(ctx: RendezvousContext) -> None:
         )
 
 
+def _require_welcome(ctx: RendezvousContext) -> None:
+    state, run_id = ctx.state, ctx.settings.run_id
+    if ctx.node not in state.last_heartbeats:
+        require_admissible(state, run_id, ctx.node, ctx.profile)
+    if state.agreed is not None and state.last_heartbeats:
+        state.agreed.require_same(run_id, ctx.settings.agreed)
+
+
+def _drained(ctx: RendezvousContext) -> Decision:
+    reason = ctx.state.draining[ctx.node]
+    raise RendezvousGracefulExitError(
+        f"{ctx.node} leaves the run '{ctx.settings.run_id}': {reason}."
+    )
+
+
 def _closed(ctx: RendezvousContext) -> Decision:
     reason = ctx.state.closed_reason
     if ctx.node in ctx.state.redundancy_list or ctx.node in ctx.state.wait_list:
@@ -145,8 +166,9 @@ def _as_spare(ctx: RendezvousContext) -> Decision:
 
 
 def _next_in_line(ctx: RendezvousContext) -> bool:
-    free = room(ctx.state, ctx.settings) - len(ctx.state.wait_list)
-    return free > 0 and may_enter(ctx)
+    state = ctx.state
+    free = prospects(state, ctx.settings) - len(state.wait_list)
+    return free > 0 and ctx.node in islice(state.redundancy_list, free)
 
 
 def _timed_out(ctx: RendezvousContext, deadline: float) -> Decision:
@@ -169,7 +191,7 @@ def _wait_in_line(ctx: RendezvousContext) -> Decision:
         )
         return _unless_beat_is_due(ctx, Decision(Action.SYNC, reason, "next_round"))
     ahead = len(state.wait_list) + len(state.redundancy_list)
-    if room(state, ctx.settings) > ahead:
+    if prospects(state, ctx.settings, arriving=1) > ahead:
         return Decision(Action.ADD_TO_WAIT_LIST, "waits for the next round", "next_round")
     return Decision(Action.ADD_TO_REDUNDANCY_LIST, "the world is full; waits as a spare", "spare")
 

@@ -91,6 +91,11 @@ class RendezvousSettings:
         keep_alive_max_attempt: After this many silent intervals a node is lost (R8).
         rank_policy: One of `RANK_POLICIES` (R3).
         reconnect_grace: How long a node whose connection ended may take to come back (R8).
+        node_unit: The size of a world is a multiple of this (R4).
+        failures_max: A node that was lost, or left with a failure, as often as this within
+            `failures_window` is kept out for `cool_down`; 0 for never.
+        failures_window: How long a failure counts.
+        cool_down: How long a node is kept out that has failed too often.
 
     Raises:
         RendezvousSettingsError: A value is out of range; it is a `ValueError` too.
@@ -104,6 +109,10 @@ class RendezvousSettings:
     keep_alive_max_attempt: int = 3
     rank_policy: str = "stable"
     reconnect_grace: timedelta = timedelta(seconds=2)
+    node_unit: int = 1
+    failures_max: int = 0
+    failures_window: timedelta = timedelta(seconds=600)
+    cool_down: timedelta = timedelta(seconds=600)
 
     def __post_init__(self) -> None:
         if not self.run_id:
@@ -126,10 +135,27 @@ class RendezvousSettings:
             raise RendezvousSettingsError(
                 f"The reconnect grace ({self.reconnect_grace}) must not be negative."
             )
+        self._require_whole_units()
+        if self.failures_max < 0 or min(self.failures_window, self.cool_down) < timedelta(0):
+            raise RendezvousSettingsError(
+                f"The number of failures ({self.failures_max}), their window "
+                f"({self.failures_window}) and the cool-down ({self.cool_down}) must not be "
+                f"negative."
+            )
         if self.rank_policy not in RANK_POLICIES:
             raise RendezvousSettingsError(
                 f"The rank policy '{self.rank_policy}' is unknown: use one of "
                 f"{', '.join(RANK_POLICIES)}."
+            )
+
+    def _require_whole_units(self) -> None:
+        unit = self.node_unit
+        if unit < 1:
+            raise RendezvousSettingsError(f"The node unit ({unit}) must be greater than zero.")
+        if self.min_nodes % unit or self.max_nodes % unit:
+            raise RendezvousSettingsError(
+                f"The minimum ({self.min_nodes}) and the maximum ({self.max_nodes}) number of "
+                f"nodes must be multiples of the node unit ({unit})."
             )
 
     @property
@@ -151,6 +177,10 @@ class RendezvousSettings:
             keep_alive_max_attempt=self.keep_alive_max_attempt,
             rank_policy=self.rank_policy,
             reconnect_grace=self.reconnect_grace.total_seconds(),
+            node_unit=self.node_unit,
+            failures_max=self.failures_max,
+            failures_window=self.failures_window.total_seconds(),
+            cool_down=self.cool_down.total_seconds(),
         )
 
 
@@ -170,6 +200,10 @@ class AgreedSettings(msgspec.Struct, frozen=True):
     keep_alive_max_attempt: int
     rank_policy: str
     reconnect_grace: float
+    node_unit: int = 1
+    failures_max: int = 0
+    failures_window: float = 600.0
+    cool_down: float = 600.0
 
     def require_same(self, run_id: str, own: AgreedSettings) -> None:
         """Refuse a node whose settings differ from the run's.
@@ -210,4 +244,8 @@ class AgreedSettings(msgspec.Struct, frozen=True):
             keep_alive_max_attempt=self.keep_alive_max_attempt,
             rank_policy=self.rank_policy,
             reconnect_grace=timedelta(seconds=self.reconnect_grace),
+            node_unit=self.node_unit,
+            failures_max=self.failures_max,
+            failures_window=timedelta(seconds=self.failures_window),
+            cool_down=timedelta(seconds=self.cool_down),
         )

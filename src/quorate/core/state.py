@@ -11,7 +11,17 @@ import msgspec
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import AgreedSettings, RendezvousSettings
 
-__all__ = ["Place", "RendezvousState", "World", "WorldName", "capacity", "check", "room"]
+__all__ = [
+    "Ban",
+    "Place",
+    "RendezvousState",
+    "World",
+    "WorldName",
+    "capacity",
+    "check",
+    "prospects",
+    "room",
+]
 
 
 class WorldName(NamedTuple):
@@ -102,6 +112,20 @@ class World(msgspec.Struct, frozen=True):
         return places
 
 
+class Ban(msgspec.Struct, frozen=True, array_like=True):
+    """Why, and for how long still, somebody is kept out of the run.
+
+    Args:
+        reason: Why, for people.
+        left_s: How much of it was left when the state was stored last, on the clock of the one who
+            decides; `None` for the rest of the run. Time in which nobody decides does not count
+            (R9).
+    """
+
+    reason: str
+    left_s: float | None = None
+
+
 class RendezvousState(msgspec.Struct):
     """The shared state of a run. Only `quorate.core.transitions` changes it.
 
@@ -133,6 +157,9 @@ class RendezvousState(msgspec.Struct):
         replaced: Former incarnations whose requests must end, oldest first.
         desired_nodes: The size that the operator wants, if any (R4).
         held: Whether the operator holds the round open.
+        held_reason: Why, in the operator's words.
+        draining: Nodes that leave when their world ends, with the operator's reason.
+        bans: Who is kept out of the run: `node id ID` or `address ADDR`.
     """
 
     epoch: str = ""
@@ -157,6 +184,9 @@ class RendezvousState(msgspec.Struct):
     replaced: dict[NodeDesc, str] = {}
     desired_nodes: int | None = None
     held: bool = False
+    held_reason: str = ""
+    draining: dict[NodeDesc, str] = {}
+    bans: dict[str, Ban] = {}
 
     @property
     def name(self) -> WorldName:
@@ -174,6 +204,22 @@ def capacity(state: RendezvousState, settings: RendezvousSettings) -> int:
 def room(state: RendezvousState, settings: RendezvousSettings) -> int:
     """Return how many places are neither taken nor kept for a survivor (R5)."""
     return capacity(state, settings) - len(state.participants) - len(state.survivors)
+
+
+def prospects(state: RendezvousState, settings: RendezvousSettings, arriving: int = 0) -> int:
+    """Return how many of those who wait have a place in the next round, in their order (R5, R6).
+
+    A world grows by whole units only: where one is not filled, nobody of it has a place.
+
+    Args:
+        state: The state of the run.
+        settings: The run's settings.
+        arriving: How many more are about to wait.
+    """
+    placed = len(state.participants) + len(state.survivors)
+    waiting = len(state.wait_list) + len(state.redundancy_list) + arriving
+    wanted = min(capacity(state, settings), placed + waiting)
+    return max(wanted - wanted % settings.node_unit - placed, 0)
 
 
 def check(state: RendezvousState, settings: RendezvousSettings) -> None:
@@ -196,8 +242,14 @@ def check(state: RendezvousState, settings: RendezvousSettings) -> None:
     assert state.departed.keys().isdisjoint(state.participants) or not state.complete, "R1"
     assert len(state.participants) <= settings.max_nodes, "R2: more participants than max_nodes"
     assert not (state.complete and state.survivors), "R5: survivors awaited in a complete round"
+    assert state.last_heartbeats.keys() >= state.draining.keys(), "a drained node is not attached"
+    assert all(ban.left_s is None or ban.left_s > 0 for ban in state.bans.values()), "a ban is over"
     if state.complete:
         _check_complete(state, settings)
+    else:
+        placed_nodes = state.participants.keys() | state.survivors.keys()
+        assert state.draining.keys().isdisjoint(placed_nodes), "a drained node has a place"
+        assert len(placed_nodes) <= capacity(state, settings), "R4: more places than are wanted"
 
 
 def _check_complete(state: RendezvousState, settings: RendezvousSettings) -> None:
@@ -205,6 +257,7 @@ def _check_complete(state: RendezvousState, settings: RendezvousSettings) -> Non
     assert world is not None and world.name == state.name, "R1: a complete round has its world"
     assert settings.min_nodes <= len(world.members) <= settings.max_nodes, "R2: size"
     assert len(set(world.members)) == len(world.members), "R2: a member twice"
+    assert len(world.members) % settings.node_unit == 0, "R4: not whole units"
     assert state.participants, "a complete round without participants should have moved on"
     for node, rank in state.participants.items():
         assert world.members[rank] == node, "R2: a rank differs from the record"

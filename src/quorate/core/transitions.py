@@ -14,7 +14,7 @@ from quorate.core.node import NodeDesc
 from quorate.core.observer import Observer
 from quorate.core.ranking import rank_nodes
 from quorate.core.settings import RendezvousSettings
-from quorate.core.state import RendezvousState, World, capacity
+from quorate.core.state import Ban, RendezvousState, World, capacity, prospects
 
 __all__ = [
     "SILENT_ACTIONS",
@@ -22,9 +22,16 @@ __all__ = [
     "Transition",
     "admit",
     "apply",
+    "ban",
+    "drain",
     "drop_stragglers",
     "finish",
     "forget_oldest_replaced",
+    "hold",
+    "lift_ban",
+    "pass_time",
+    "release",
+    "scale",
     "withdraw",
 ]
 
@@ -33,6 +40,12 @@ Transition = Callable[[RendezvousContext, Decision], None]
 # Former incarnations are remembered so that a late word of theirs ends in a clear error. Beyond
 # this many the oldest is forgotten: it then looks like a newcomer that carries a taken node id.
 REPLACED_MAX = 4096
+
+# A run that keeps out more than this forgets the oldest: names cost a peer nothing.
+BANS_MAX = 4096
+
+# Newcomers come after every rank.
+_NO_RANK = float("inf")
 
 
 def apply(ctx: RendezvousContext, decision: Decision) -> bool:
@@ -52,7 +65,10 @@ def _add_to_participants(ctx: RendezvousContext, decision: Decision) -> None:
     state = ctx.state
     if state.complete:
         state.finishing.pop(ctx.node, None)
-        _open_next_round(state, ctx.observer)
+        _open_next_round(state, ctx.settings, ctx.observer)
+        if ctx.node not in state.survivors:
+            _add_to_redundancy_list(ctx, decision)
+            return
     _take_from_lists(state, ctx.node)
     admit(ctx)
     state.participants[ctx.node] = 0
@@ -89,12 +105,10 @@ def _remove_from_redundancy_list(ctx: RendezvousContext, decision: Decision) -> 
 
 def _mark_complete(ctx: RendezvousContext, _: Decision) -> None:
     state = ctx.state
-    last = state.world.members if state.world is not None else ()
-    survivors = {
-        node: rank
-        for rank, node in enumerate(last)
-        if node in state.participants and node not in state.departed
-    }
+    surplus = len(state.participants) % ctx.settings.node_unit
+    _make_spares(state, _last_to_claim(state, list(state.participants), surplus), ctx.observer)
+    old_ranks = _old_ranks(state)
+    survivors = {node: rank for node, rank in old_ranks.items() if node in state.participants}
     profiles = {node: state.profiles[node] for node in state.participants}
     members = rank_nodes(ctx.settings.rank_policy, profiles, survivors)
     state.world = World(
@@ -111,6 +125,7 @@ def _mark_complete(ctx: RendezvousContext, _: Decision) -> None:
     state.finishing = {}
     state.stragglers |= {node: ctx.observer.stamp() for node in state.survivors}
     state.survivors = {}
+    _keep_within_prospects(state, ctx.settings, ctx.observer)
 
 
 def _mark_closed(ctx: RendezvousContext, decision: Decision) -> None:
@@ -148,6 +163,8 @@ def admit(ctx: RendezvousContext) -> None:
         state.agreed = ctx.settings.agreed
     former = state.identities.get(node_id) if node_id else None
     if former is not None and former != node:
+        if former in state.draining:
+            state.draining[node] = state.draining[former]
         withdraw(state, ctx.settings, former, f"replaced by {node}", ctx.observer)
         state.replaced[former] = str(node)
         forget_oldest_replaced(state)
@@ -182,6 +199,7 @@ def withdraw(
     was_member = node in state.survivors or _holds_place_of_last_world(state, node)
     state.participants.pop(node, None)
     _take_from_lists(state, node)
+    state.draining.pop(node, None)
     state.last_heartbeats.pop(node, None)
     profile = state.profiles.pop(node, None)
     if profile is not None and state.identities.get(profile.node_id) == node:
@@ -189,7 +207,7 @@ def withdraw(
     if was_member and node not in state.finishing:
         state.departed[node] = reason
     if state.complete and not state.participants:
-        _open_next_round(state, observer)
+        _open_next_round(state, settings, observer)
     elif not state.complete:
         _shrink_open_round(state, settings)
 
@@ -222,7 +240,85 @@ def drop_stragglers(state: RendezvousState, observer: Observer) -> list[NodeDesc
     return late
 
 
-def _open_next_round(state: RendezvousState, observer: Observer) -> None:
+def hold(state: RendezvousState, reason: str) -> None:
+    """Keep rounds from completing until they are released (R4)."""
+    state.held, state.held_reason = True, reason
+
+
+def release(state: RendezvousState) -> None:
+    """Let rounds complete again."""
+    state.held, state.held_reason = False, ""
+
+
+def scale(
+    state: RendezvousState, settings: RendezvousSettings, nodes: int | None, observer: Observer
+) -> None:
+    """Set the size that the operator wants (R4). In an open round the surplus becomes spares.
+
+    Args:
+        state: The state to change.
+        settings: The run's settings.
+        nodes: The size, which the settings allow; `None` for as many as they allow.
+        observer: Gives the moment.
+    """
+    state.desired_nodes = nodes
+    if not state.complete:
+        _keep_within_capacity(state, settings, observer)
+    _keep_within_prospects(state, settings, observer)
+
+
+def drain(
+    state: RendezvousState,
+    settings: RendezvousSettings,
+    node: NodeDesc,
+    reason: str,
+    observer: Observer,
+) -> None:
+    """Let an attached node leave when its world ends; nobody keeps a place for it any more."""
+    state.draining[node] = reason
+    if not state.complete:
+        _give_up_place(state, node, reason, observer)
+        _shrink_open_round(state, settings)
+
+
+def ban(state: RendezvousState, key: str, reason: str, left_s: float | None) -> None:
+    """Keep a node or an address out of the run.
+
+    Args:
+        state: The state to change.
+        key: Whom, see `quorate.core.exclusion.ban_key`.
+        reason: Why.
+        left_s: For how long, in seconds; `None` for the rest of the run.
+    """
+    state.bans[key] = Ban(reason, left_s)
+    while len(state.bans) > BANS_MAX:
+        del state.bans[next(iter(state.bans))]
+
+
+def lift_ban(state: RendezvousState, key: str) -> None:
+    """Let somebody in again that was kept out."""
+    del state.bans[key]
+
+
+def pass_time(state: RendezvousState, elapsed_s: float) -> bool:
+    """Let time pass for whatever is in the state for a while.
+
+    Returns:
+        Whether something is over, and the state has to be stored.
+    """
+    lasting = {key: _shortened(ban, elapsed_s) for key, ban in state.bans.items()}
+    before = len(state.bans)
+    state.bans = {key: ban for key, ban in lasting.items() if ban.left_s is None or ban.left_s > 0}
+    return len(state.bans) < before
+
+
+def _shortened(ban: Ban, elapsed_s: float) -> Ban:
+    return ban if ban.left_s is None else Ban(ban.reason, ban.left_s - elapsed_s)
+
+
+def _open_next_round(
+    state: RendezvousState, settings: RendezvousSettings, observer: Observer
+) -> None:
     """Begin to fill the next round; places are kept for those who are left of this one (R5)."""
     state.round += 1
     state.complete = False
@@ -235,7 +331,79 @@ def _open_next_round(state: RendezvousState, observer: Observer) -> None:
     }
     state.finishing = {}
     state.participants = {}
+    for node, reason in state.draining.items():
+        _give_up_place(state, node, reason, observer)
+    _keep_within_capacity(state, settings, observer)
     state.regrouping_since = observer.stamp() if state.survivors else None
+
+
+def _give_up_place(state: RendezvousState, node: NodeDesc, reason: str, observer: Observer) -> None:
+    """Take an open round's place from a node that stays attached, until it hears of it."""
+    if node in state.survivors or _holds_place_of_last_world(state, node):
+        state.departed[node] = reason
+    state.participants.pop(node, None)
+    _take_from_lists(state, node)
+    state.stragglers[node] = observer.stamp()
+
+
+def _keep_within_capacity(
+    state: RendezvousState, settings: RendezvousSettings, observer: Observer
+) -> None:
+    """Take the surplus out of an open round.
+
+    Who has come waits as a spare; who is still to come back finds its place gone.
+    """
+    placed = [*state.participants, *state.survivors]
+    surplus = len(placed) - capacity(state, settings)
+    losing = _last_to_claim(state, placed, surplus)
+    for node in losing:
+        if node in state.survivors:
+            del state.survivors[node]
+            state.stragglers[node] = observer.stamp()
+    _make_spares(state, [node for node in losing if node in state.participants], observer)
+    _shrink_open_round(state, settings)
+
+
+def _last_to_claim(state: RendezvousState, placed: list[NodeDesc], surplus: int) -> list[NodeDesc]:
+    """Return those of an open round whose claim is the weakest, the strongest of them first (R5).
+
+    Survivors come before newcomers: the former in the order of their old ranks, the latter in that
+    of their arrival.
+    """
+    if surplus <= 0:
+        return []
+    ranks = _old_ranks(state)
+    by_claim = sorted(placed, key=lambda node: ranks.get(node, _NO_RANK))
+    return by_claim[-surplus:]
+
+
+def _make_spares(state: RendezvousState, nodes: list[NodeDesc], observer: Observer) -> None:
+    """Let participants of an open round wait, before all spares that never had a place (R5)."""
+    if not nodes:
+        return
+    for node in nodes:
+        del state.participants[node]
+    state.redundancy_list = {node: observer.stamp() for node in nodes} | state.redundancy_list
+
+
+def _keep_within_prospects(
+    state: RendezvousState, settings: RendezvousSettings, observer: Observer
+) -> None:
+    """Turn those of the wait list into spares for whom there is no room in the next round (R6).
+
+    Theirs would otherwise be a wait with a deadline, for something that does not come.
+    """
+    surplus = list(state.wait_list)[prospects(state, settings) :]
+    for node in surplus:
+        del state.wait_list[node]
+    if surplus:
+        state.redundancy_list = {node: observer.stamp() for node in surplus} | state.redundancy_list
+
+
+def _old_ranks(state: RendezvousState) -> dict[NodeDesc, int]:
+    """Return the ranks that those had in the last world who have not left it."""
+    last = state.world.members if state.world is not None else ()
+    return {node: rank for rank, node in enumerate(last) if node not in state.departed}
 
 
 def _shrink_open_round(state: RendezvousState, settings: RendezvousSettings) -> None:
