@@ -20,6 +20,7 @@ from quorate.config import (
 from quorate.core.node import NodeProfile
 from quorate.core.settings import RANK_POLICIES, RendezvousSettings
 from quorate.errors import RendezvousSettingsError
+from quorate.identity import release
 
 BUILT_IN = {"quorate", "c10d", "file", "memory", "static"}
 
@@ -72,7 +73,7 @@ def test_what_torchrun_always_sends_is_known(backend: str) -> None:
 
 def test_defaults() -> None:
     assert settings_from(params()).agreed == RendezvousSettings("run", 2, 3).agreed
-    assert profile_from(params(), {}) == NodeProfile()
+    assert profile_from(params(), {}) == NodeProfile(release=release())
 
 
 def test_values_are_read() -> None:
@@ -122,7 +123,7 @@ def test_values_that_make_no_sense_are_refused(key: str, value: str) -> None:
 def test_what_a_node_says_about_itself() -> None:
     given = params(node_id="n1", rank_hint="7", labels="block:3; zone : b ;", slots="8")
     labels = {"block": "3", "zone": "b"}
-    assert profile_from(given, {}) == NodeProfile("n1", 7, labels, 0, 8)
+    assert profile_from(given, {}) == NodeProfile("n1", 7, labels, 0, 8, release=release())
     for bad in ({"slots": 0}, {"slots": "many"}, {"rank_hint": "x"}, {"labels": "block=3"}):
         with pytest.raises(RendezvousSettingsError):
             profile_from(params(**bad), {})

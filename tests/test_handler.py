@@ -29,6 +29,7 @@ from quorate.errors import (
 from quorate.events import EventState, RendezvousEvent
 from quorate.handler import AGENT_STORE_OFF, DynamicRendezvousHandler, create_handler
 from quorate.holder import BackendRendezvousStateHolder
+from quorate.identity import release
 from quorate.stores.memory import MemoryStore
 from quorate.testing import Fault, FlakyBackend, ManualClock
 from tests.direct import PolledBackend, change, stored
@@ -192,7 +193,7 @@ def test_create_handler_returns_handler(backend: MemoryRendezvousBackend) -> Non
     assert settings.timeout.heartbeat == timedelta(seconds=80)
     assert settings.keep_alive_interval == timedelta(seconds=7)
     assert settings.keep_alive_max_attempt == 9
-    assert handler._profile == NodeProfile(node_id="n1", slots=4)
+    assert handler._profile == NodeProfile(node_id="n1", slots=4, release=release())
 
 
 def test_create_handler_returns_handler_if_timeout_is_not_specified(

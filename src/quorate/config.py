@@ -18,6 +18,7 @@ from quorate.api import RendezvousParameters
 from quorate.core.node import NodeProfile
 from quorate.core.settings import RendezvousSettings, RendezvousTimeout
 from quorate.errors import RendezvousSettingsError
+from quorate.identity import release
 
 __all__ = [
     "KEYS",
@@ -118,6 +119,32 @@ KEYS: tuple[ConfigurationKey, ...] = (
         DYNAMIC,
         "How long a node whose connection has ended may take to come back before it is lost. "
         "Without a coordinator there are no connections, and it has no effect.",
+    ),
+    ConfigurationKey(
+        "node_unit",
+        WHOLE_NUMBER,
+        "1",
+        (*DYNAMIC, *ETCD),
+        "The numbers of nodes that a world may have: multiples of this. Who does not fill a unit "
+        "waits as a spare.",
+    ),
+    ConfigurationKey(
+        "failures_max",
+        WHOLE_NUMBER,
+        "0 (never)",
+        COORDINATED,
+        "A node that was lost, or left with a failure, this often within `failures_window` is kept "
+        "out of the run for `cool_down`; by its `node_id`, or its address if it has none.",
+    ),
+    ConfigurationKey(
+        "failures_window", SECONDS, "600", COORDINATED, "How long a failure of a node counts."
+    ),
+    ConfigurationKey(
+        "cool_down",
+        SECONDS,
+        "600",
+        COORDINATED,
+        "How long a node is kept out that has failed too often.",
     ),
     ConfigurationKey(
         "rank_policy",
@@ -324,6 +351,10 @@ def settings_from(params: RendezvousParameters) -> RendezvousSettings:
         ),
         rank_policy=str(params.get("rank_policy", defaults.rank_policy)).strip().lower(),
         reconnect_grace=_duration(params, "reconnect_grace", defaults.reconnect_grace),
+        node_unit=_whole_number(params, "node_unit", defaults.node_unit, least=1),
+        failures_max=_whole_number(params, "failures_max", defaults.failures_max, least=0),
+        failures_window=_duration(params, "failures_window", defaults.failures_window),
+        cool_down=_duration(params, "cool_down", defaults.cool_down),
     )
 
 
@@ -347,6 +378,7 @@ def profile_from(
         rank_hint=rank_hint,
         labels=parse_labels(params.get("labels", "")),
         slots=_whole_number(params, "slots", 1, least=1),
+        release=release(),
     )
 
 

@@ -11,6 +11,7 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from quorate.core.node import NodeDesc
@@ -30,6 +31,7 @@ __all__ = [
     "own_addresses",
     "parse_rendezvous_endpoint",
     "parse_rendezvous_endpoints",
+    "release",
     "resolve",
 ]
 
@@ -49,6 +51,18 @@ PORT_ATTEMPTS_MAX = 16
 
 # Errors of `bind` that mean that somebody else has the port.
 TAKEN = {errno.EADDRINUSE}
+
+
+@cache
+def release() -> str:
+    """Return the release of quorate that runs here; empty where it was not installed."""
+    # Slow to import, and needed by those only who join.
+    from importlib import metadata
+
+    try:
+        return metadata.version("quorate")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 class NodeDescGenerator:
