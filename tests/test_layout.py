@@ -35,6 +35,7 @@ FLOORS: dict[str, str] = {
         core.state
         core.action
         core.ranking
+        core.exclusion
         core.completion
         core.transitions
         core.ops
@@ -89,8 +90,13 @@ FLOORS: dict[str, str] = {
         coordinator.store
         coordinator.session
         coordinator.herald
+        coordinator.history
+        coordinator.failures
         coordinator.run
+        coordinator.naming
+        coordinator.operators
         coordinator.status
+        coordinator.greeting
         coordinator.engine
         coordinator.door
         coordinator.refusals
@@ -161,6 +167,7 @@ FLOORS: dict[str, str] = {
         testing.sim.seat
         testing.sim.agent
         testing.sim.watch
+        testing.sim.operator
         testing.sim.havoc
         testing.sim.coordinated
         testing.sim.shared
@@ -184,7 +191,12 @@ FLOORS: dict[str, str] = {
         demo.show
         cli.common
         cli.serve
+        cli.inquiry
         cli.status
+        cli.watch
+        cli.history
+        cli.operate
+        cli.doctor
         cli.run
         bench.tasks
         bench.usage
@@ -215,7 +227,7 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|run|status|engine|door|refusals)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|status|greeting|engine|door|refusals)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 

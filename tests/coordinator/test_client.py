@@ -186,7 +186,7 @@ def test_another_program_that_is_silent(
     make_client: MakeClient, make_server: Callable[[], FakeServer]
 ) -> None:
     server = make_server()
-    with pytest.raises(RendezvousConnectionError, match="does not answer as a coordinator does"):
+    with pytest.raises(RendezvousConnectionError, match="takes connections, but does not answer"):
         ask(make_client(server.endpoint), 3 * INTERVAL_S)
     assert server.visits > 1
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from quorate.cli.common import Connection
 from quorate.cli.status import fetch_status
 from quorate.coordinator import host as host_module
 from quorate.coordinator.host import CoordinatorHost, serve_options
@@ -54,7 +55,7 @@ def make_host(tmp_path: Path) -> Iterator[MakeHost]:
 
 
 def status(endpoint: Endpoint) -> dict[str, Any]:
-    decoded: dict[str, Any] = msgspec.json.decode(fetch_status([endpoint], "", READY_S))
+    decoded: dict[str, Any] = msgspec.json.decode(fetch_status(Connection([endpoint], READY_S)))
     return decoded
 
 
@@ -105,9 +106,9 @@ def test_its_token_reaches_it_and_stands_on_no_command_line(
     host = make_host(token=token)
     endpoint = host.start(Endpoint(LOOPBACK, 0))
     assert endpoint is not None
-    fetch_status([endpoint], "", READY_S, token)
+    fetch_status(Connection([endpoint], READY_S, token))
     with pytest.raises(RendezvousAuthenticationError, match="wants a token"):
-        fetch_status([endpoint], "", READY_S)
+        fetch_status(Connection([endpoint], READY_S))
     (child,) = host._children
     told = Path(f"/proc/{child.pid}/cmdline").read_bytes()
     log = tmp_path / "state" / f"coordinator-{endpoint.port}.log"

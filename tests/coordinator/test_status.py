@@ -26,7 +26,13 @@ def run_of(driver: Driver) -> dict[str, Any]:
 
 def test_a_coordinator_without_runs() -> None:
     report = status(Driver())
-    assert report == {"coordinator": "here", "connections": 1, "runs": []}
+    assert report == {
+        "coordinator": "here",
+        "time": "2020-01-01T00:00:00Z",
+        "protocol": 1,
+        "connections": 1,
+        "runs": [],
+    }
 
 
 def test_r16_a_run_that_fills_says_what_it_waits_for() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import zlib
 from typing import Any
 
 import msgspec
@@ -20,7 +21,9 @@ from quorate.errors import (
     RendezvousProtocolError,
     RendezvousTimeoutError,
 )
+from quorate.wire import messages
 from quorate.wire.messages import (
+    COMPRESSED_FROM_BYTES,
     FAILED,
     ROLE_AGENT,
     TEXT_CHARACTERS_MAX,
@@ -32,12 +35,17 @@ from quorate.wire.messages import (
     CompareSet,
     CountKeys,
     DeleteKey,
+    Done,
+    Drain,
+    Evict,
     Failed,
     Finish,
     Flag,
     GetValue,
     GetWorld,
     Hello,
+    History,
+    Hold,
     Join,
     Joined,
     Leave,
@@ -48,7 +56,9 @@ from quorate.wire.messages import (
     Proof,
     Proven,
     Refused,
+    Release,
     Report,
+    Scale,
     SetValue,
     Status,
     Value,
@@ -62,6 +72,7 @@ from quorate.wire.messages import (
     encode,
     error_of,
     failure,
+    report_of,
 )
 from tests.core.support import make_settings
 
@@ -89,6 +100,14 @@ REQUESTS: list[Any] = [
     CheckKeys(12, SPACE, ()),
     CountKeys(13, SPACE),
     Status(14, "run"),
+    Drain(16, "rank 3", "disks"),
+    Evict(17, "n1", 60.0, "noisy"),
+    Evict(18, "n1"),
+    Hold(19, "a look"),
+    Release(20),
+    Scale(21, 4),
+    Scale(22),
+    History(23, "run"),
 ]
 REPLIES: list[Any] = [
     Welcome(1, "here", True),
@@ -101,6 +120,8 @@ REPLIES: list[Any] = [
     WorldRecord(1, None),
     WorldRecord(1, World("e", 4, (NODE,), (PROFILE,))),
     Report(1, b"{}"),
+    Report(1, b"x", True),
+    Done(1, True, "a_1_0", "done"),
     Pong(7),
     Probe(3),
     Changed(2, "lost", True, "done", True),
@@ -218,3 +239,20 @@ def test_an_error_of_a_later_release_is_an_error() -> None:
 def test_r15_what_peers_sent_is_quoted_within_limits() -> None:
     answer = failure(1, RendezvousClosedError("x" * 100_000, "y" * 100_000))
     assert len(answer.message) == len(answer.reason) == TEXT_CHARACTERS_MAX
+
+
+def test_a_large_report_is_compressed() -> None:
+    data = b'{"node": "a"}' * COMPRESSED_FROM_BYTES
+    report = report_of(1, data)
+    assert len(encode(report)) < len(data) / 10
+    assert report.text() == data
+    assert report_of(1, b"{}") == Report(1, b"{}")
+    assert report_of(1, b"{}").text() == b"{}"
+
+
+def test_r15_what_was_not_compressed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "REPORT_BYTES_MAX", 1000)
+    bomb, cut = zlib.compress(bytes(1001)), zlib.compress(bytes(1000))[:-2]
+    for data in (b"no", bomb, cut):
+        with pytest.raises(errors.RendezvousProtocolError):
+            Report(1, data, compressed=True).text()

@@ -228,7 +228,7 @@ class Attachment:
         self.phase = Phase.GREETING
         self.local_addr = local_addr
         self.welcomed = False
-        self.last_error = "what listens there does not answer as a coordinator does"
+        self.last_error = "it takes connections, but does not answer"
         self._reader = FrameReader(FRAME_BYTES_MAX)
         self._asked_since_s = now_s
         # Whoever decides now counts its own probes.

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
@@ -30,6 +29,9 @@ from typing import NamedTuple
 import msgspec
 
 from quorate.clock import Clock
+from quorate.coordinator.greeting import require_modest, require_sound
+from quorate.coordinator.naming import nearest
+from quorate.coordinator.operators import act
 from quorate.coordinator.outbox import Outbox, Send
 from quorate.coordinator.records import EntryKey, parse_key, seen_key
 from quorate.coordinator.run import Run
@@ -37,46 +39,52 @@ from quorate.coordinator.session import Session
 from quorate.coordinator.status import report
 from quorate.coordinator.store import RunStore
 from quorate.coordinator.stored_state import StoredState
-from quorate.core.node import NodeProfile
 from quorate.core.observer import Observer
-from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
+from quorate.core.settings import PROTOCOL_VERSION
 from quorate.core.state import RendezvousState
 from quorate.errors import (
     RendezvousAuthenticationError,
     RendezvousError,
     RendezvousLimitError,
     RendezvousProtocolError,
-    RendezvousSettingsError,
     RendezvousStateError,
     translating,
 )
 from quorate.wire.messages import (
     ROLE_AGENT,
     ROLE_OPERATOR,
-    ROLE_STORE,
     AddNumber,
     CheckKeys,
     Close,
     CompareSet,
     CountKeys,
     DeleteKey,
+    Done,
+    Drain,
+    Evict,
     Finish,
     GetValue,
     GetWorld,
     Hello,
+    History,
+    Hold,
     Join,
     Leave,
+    OperatorRequest,
     Ping,
     Pong,
     Refused,
+    Release,
     Report,
     Request,
+    Scale,
     SetValue,
     Status,
     WaitKeys,
     Welcome,
     WorldRecord,
     failure,
+    report_of,
 )
 
 __all__ = ["CLOSED_KEPT_S", "Batch", "Engine"]
@@ -96,23 +104,14 @@ IDLE_KEPT_S = 3600.0
 BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 RUNS_MAX = 10_000
-RUN_ID_CHARACTERS_MAX = 256
-SESSION_CHARACTERS_MAX = 256
-
-# What one node may say about itself; the others' state and records carry it.
-NODE_BYTES_MAX = 1024
-PROFILE_BYTES_MAX = 4096
-SLOTS_MAX = 65_536
-PORT_MAX = 65_535
-
-# No sane timeout is longer than three years, and times that are do not fit into a date.
-TIMEOUT_MAX_S = 1e8
 
 _CORRUPT: dict[type[BaseException], type[RendezvousError]] = {
     ValueError: RendezvousStateError,
     msgspec.MsgspecError: RendezvousStateError,
 }
 
+_AGENT_REQUESTS = (Join, Leave, Finish)
+_OPERATOR_REQUESTS = (Drain, Evict, Hold, Release, Scale)
 _STORE_REQUESTS = (
     SetValue,
     AddNumber,
@@ -190,12 +189,20 @@ class _Peer:
     __slots__ = ("may_act", "refused", "role", "run_id", "session", "session_id")
 
     def __init__(self) -> None:
-        self.run_id: str | None = None
-        self.role = ""
         self.may_act = True
+        self.role = ""
+        self.run_id: str | None = None
         self.session_id = ""
         self.session: Session | None = None
         self.refused = False
+
+
+class _Unmet(Exception):
+    """A request that cannot be met; the connection is as good as before."""
+
+    def __init__(self, error: RendezvousError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Engine:
@@ -385,57 +392,53 @@ class Engine:
             self._outbox.end(connection, Refused(answer.code, answer.message))
 
     def _greet(self, connection: int, peer: _Peer, hello: Hello) -> None:
-        _require_sound(hello)
+        require_sound(hello)
         if peer.run_id is not None:
             raise RendezvousProtocolError("A connection must say hello once, this one did twice.")
         resumed = False
         if hello.role == ROLE_AGENT:
             self._ensure_run(hello.run_id)
             peer.session, resumed = self._observed(hello.run_id).attach(connection, hello)
-        peer.run_id = hello.run_id
-        peer.role = hello.role
+        peer.run_id, peer.role = hello.run_id, hello.role
         peer.session_id = hello.session
         self._outbox.send(connection, Welcome(PROTOCOL_VERSION, self.name, resumed))
         if peer.session is not None:
             self.runs[hello.run_id].greet(peer.session)
 
     def _serve(self, connection: int, peer: _Peer, run_id: str, message: Request) -> None:
-        if isinstance(message, Status):
-            self._outbox.send(connection, Report(message.id, self._report(message.run_id)))
-            return
-        if run_id not in self.runs:
-            assert not isinstance(message, Hello | Ping)
-            error = RendezvousError(
-                f"There is no run '{run_id}' at this coordinator: check the run id, or start it."
-            )
-            self._outbox.send(connection, failure(message.id, error))
-            return
+        assert not isinstance(message, (Hello, Ping))
+        try:
+            if isinstance(message, Status):
+                answer = report_of(message.id, self._report(message.run_id))
+                self._outbox.send(connection, answer)
+            elif isinstance(message, History):
+                self._outbox.send(connection, self._history(message))
+            else:
+                self._require_run(run_id)
+                self._serve_run(connection, peer, run_id, message)
+        except _Unmet as unmet:
+            self._outbox.send(connection, failure(message.id, unmet.error))
+
+    def _serve_run(self, connection: int, peer: _Peer, run_id: str, message: Request) -> None:
         run = self._observed(run_id)
-        if isinstance(message, _STORE_REQUESTS):
+        if isinstance(message, _AGENT_REQUESTS):
+            self._serve_agent(connection, peer, run, message)
+        elif isinstance(message, _STORE_REQUESTS):
             held_s = self._stores[run_id].handle(connection, peer.session_id, message)
             if self._stores[run_id].changes:
                 self._batch_bytes += _bytes_of(message)
             if held_s is not None:
                 entry = (self.now_s + held_s, next(self._order), run_id, connection, message.id)
                 heappush(self._store_deadlines, entry)
+        elif isinstance(message, _OPERATOR_REQUESTS):
+            _require_operator(peer, message)
+            self._outbox.send(connection, _met(lambda: act(run, message)))
         elif isinstance(message, Close):
-            self._serve_close(connection, peer, run, message)
+            if peer.session is None:
+                _require_operator(peer, message)
+            run.close(peer.session, connection, message)
         elif isinstance(message, GetWorld):
             self._outbox.send(connection, WorldRecord(message.id, run.state.world))
-        elif isinstance(message, Join | Leave | Finish):
-            self._serve_agent(connection, peer, run, message)
-
-    def _serve_close(self, connection: int, peer: _Peer, run: Run, message: Close) -> None:
-        if peer.role == ROLE_STORE:
-            raise RendezvousProtocolError("Only agents and operators may close a run.")
-        if peer.role == ROLE_OPERATOR and not peer.may_act:
-            error = RendezvousAuthenticationError(
-                "This token does not let an operator change anything at this coordinator: give the "
-                "operators' token with --token-file."
-            )
-            self._outbox.send(connection, failure(message.id, error))
-            return
-        run.close(peer.session, connection, message)
 
     def _serve_agent(
         self, connection: int, peer: _Peer, run: Run, message: Join | Leave | Finish
@@ -445,7 +448,7 @@ class Engine:
                 f"Only agents may send {type(message).__name__}; this peer is none."
             )
         if isinstance(message, Join):
-            _require_modest(message.profile)
+            require_modest(message.profile)
             run.join(peer.session, message)
         elif isinstance(message, Finish):
             run.finish(peer.session, message)
@@ -456,7 +459,20 @@ class Engine:
         runs = [
             (self.runs[key], self._stores[key]) for key in sorted(self.runs) if run_id in {"", key}
         ]
-        return report(self.name, len(self._peers), runs)
+        return report(self.name, self._machine_clock.now(), len(self._peers), runs)
+
+    def _history(self, request: History) -> Report:
+        self._require_run(request.run_id)
+        return report_of(request.id, self.runs[request.run_id].history.report())
+
+    def _require_run(self, run_id: str) -> None:
+        if run_id not in self.runs:
+            raise _Unmet(
+                RendezvousError(
+                    f"There is no run '{run_id}' at this coordinator{nearest(run_id, self.runs)}: "
+                    f"check the run id, or start it."
+                )
+            )
 
     def _hear_hello(self, hello: Hello) -> None:
         """Note a sign of life at once: the connection may be gone when the hello has its turn."""
@@ -511,9 +527,15 @@ class Engine:
             if store.changes:
                 changes |= store.changes
                 store.changes = {}
+            if run.history.changes:
+                changes |= run.history.changes
+                run.history.changes = {}
             if run.dirty:
                 nodes, run.touched, run.dirty = run.touched, {}, False
                 durable = True
+                if run.rearranged:
+                    run.rearranged = False
+                    self._stored[run_id].store_whole_next()
                 changes |= self._stored[run_id].changes(run.state, nodes)
                 moment = self._machine_clock.now().timestamp()
                 changes[seen_key(run_id)] = msgspec.msgpack.encode(moment)
@@ -521,6 +543,7 @@ class Engine:
 
     def _load(self, records: Mapping[str, bytes]) -> None:
         entries: dict[str, dict[EntryKey, bytes]] = {}
+        rounds: dict[str, dict[EntryKey, bytes]] = {}
         run_ids: list[str] = []
         seen: dict[str, float] = {}
         for text, value in records.items():
@@ -530,6 +553,8 @@ class Engine:
                     run_ids.append(key.run_id)
                 elif key.kind == "seen":
                     seen[key.run_id] = msgspec.msgpack.decode(value, type=float)
+                elif key.kind in {"round", "end"}:
+                    rounds.setdefault(key.run_id, {})[key] = value
                 elif key.kind != "amendment":
                     entries.setdefault(key.run_id, {})[key] = value
         for run_id in run_ids:
@@ -537,6 +562,7 @@ class Engine:
                 stored = self._stored[run_id] = StoredState(run_id)
                 run = self._add_run(run_id, stored.load(records))
                 self._stores[run_id].load(entries.get(run_id, {}))
+                run.history.load(rounds.get(run_id, {}), run.state)
             if run.state.world is not None:
                 self._stores[run_id].open(run.state.world.name)
             # The stamp is this machine's own, and of the run's last change, which may be long ago:
@@ -557,81 +583,36 @@ class Engine:
 
     def _forget(self, run_id: str) -> None:
         self._idle_since_s.pop(run_id, None)
-        del self.runs[run_id]
+        history = self.runs.pop(run_id).history
         store = self._stores.pop(run_id)
         stored = self._stored.pop(run_id).keys()
-        for key in (*stored, seen_key(run_id), *store.changes, *store.all_keys()):
+        records = (*stored, *history.changes, *history.all_keys())
+        for key in (*records, seen_key(run_id), *store.changes, *store.all_keys()):
             self._forgotten[key] = None
+
+
+def _met(command: Callable[[], Done]) -> Done:
+    """Carry out a command; what is wrong with it ends nothing but the command."""
+    try:
+        return command()
+    except RendezvousError as error:
+        raise _Unmet(error) from error
+
+
+def _require_operator(peer: _Peer, message: OperatorRequest | Close) -> None:
+    kind = type(message).__name__
+    if peer.role != ROLE_OPERATOR:
+        raise RendezvousProtocolError(f"Only operators may send {kind}; this peer is none.")
+    if not peer.may_act:
+        raise _Unmet(
+            RendezvousAuthenticationError(
+                "This token does not let an operator change anything at this coordinator: give the "
+                "operators' token with --token-file."
+            )
+        )
 
 
 def _bytes_of(message: Request) -> int:
     if isinstance(message, SetValue):
         return len(message.value)
     return len(message.desired) if isinstance(message, CompareSet) else 0
-
-
-def _require_sound(hello: Hello) -> None:
-    if hello.version != PROTOCOL_VERSION:
-        raise RendezvousProtocolError(
-            f"This coordinator speaks protocol version {PROTOCOL_VERSION}, the peer version "
-            f"{hello.version}: run the same release of quorate on all nodes."
-        )
-    if hello.role not in {ROLE_AGENT, ROLE_STORE, ROLE_OPERATOR}:
-        raise RendezvousProtocolError(f"The role '{hello.role}' is unknown.")
-    if not hello.run_id and hello.role != ROLE_OPERATOR:
-        raise RendezvousProtocolError("A hello must carry the run id.")
-    if "\0" in hello.run_id or len(hello.run_id) > RUN_ID_CHARACTERS_MAX:
-        raise RendezvousLimitError(
-            f"The run id is too long or has a zero character in it: use at most "
-            f"{RUN_ID_CHARACTERS_MAX} plain characters."
-        )
-    if not hello.session or "\0" in hello.session or len(hello.session) > SESSION_CHARACTERS_MAX:
-        raise RendezvousProtocolError(
-            f"A hello must carry a session of at most {SESSION_CHARACTERS_MAX} plain characters."
-        )
-    if hello.role == ROLE_AGENT:
-        _require_sound_agent(hello)
-
-
-def _require_sound_agent(hello: Hello) -> None:
-    if hello.node is None or hello.settings is None:
-        raise RendezvousProtocolError("An agent's hello must carry its node and its settings.")
-    if len(msgspec.msgpack.encode(hello.node)) > NODE_BYTES_MAX:
-        raise RendezvousLimitError(
-            f"The address of the node is too long: its descriptor may have {NODE_BYTES_MAX} bytes."
-        )
-    _require_modest(hello.profile or NodeProfile())
-    _require_possible(hello.run_id, hello.settings)
-
-
-def _require_modest(profile: NodeProfile) -> None:
-    size = len(msgspec.msgpack.encode(profile))
-    if size > PROFILE_BYTES_MAX:
-        raise RendezvousLimitError(
-            f"The profile of the node has {size} bytes, more than the {PROFILE_BYTES_MAX} that one "
-            f"may have: give the node shorter labels, or fewer."
-        )
-    if not (0 <= profile.slots <= SLOTS_MAX and 0 <= profile.port <= PORT_MAX):
-        raise RendezvousProtocolError(
-            f"No node has {profile.slots} workers or the port {profile.port}: use at most "
-            f"{SLOTS_MAX} and {PORT_MAX}."
-        )
-
-
-@lru_cache(maxsize=64)
-def _require_possible(run_id: str, settings: AgreedSettings) -> None:
-    """Refuse what no run can have: the first node's settings become everybody's.
-
-    They are looked at once, and not for each of the thousands that come with the same.
-    """
-    for key, value in msgspec.structs.asdict(settings).items():
-        if isinstance(value, float) and not 0 <= value <= TIMEOUT_MAX_S:
-            raise RendezvousSettingsError(
-                f"The setting {key} ({value:g} s) must be positive and at most {TIMEOUT_MAX_S:g} s."
-            )
-    try:
-        settings.to_settings(run_id)
-    except RendezvousSettingsError:
-        raise
-    except ValueError as error:
-        raise RendezvousSettingsError(str(error)) from error

@@ -7,6 +7,7 @@ message for all whom it concerns, and only when it is worth its N messages.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 from quorate.coordinator.outbox import Outbox
 from quorate.coordinator.session import Session
@@ -16,7 +17,7 @@ from quorate.core.node import NodeDesc
 from quorate.core.state import RendezvousState
 from quorate.wire.messages import Changed, Waiting
 
-__all__ = ["Herald", "stands"]
+__all__ = ["Herald", "stands", "who_is_gone"]
 
 # Waiting agents are told why once this time has passed, and again when the kind of reason changes
 # or after the longer time (R16): explaining must not cost a message a join.
@@ -32,6 +33,13 @@ _NO_DEADLINE = float("inf")
 def stands(state: RendezvousState, session: Session) -> bool:
     """Return whether the world that an agent was given last is the present one, with it in it."""
     return state.complete and session.node in state.participants and session.holding == state.name
+
+
+def who_is_gone(departed: Mapping[NodeDesc, str]) -> str:
+    """Return who has gone and why, for people: some by name, the rest by their number."""
+    gone = "; ".join(f"{node} {reason}" for node, reason in islice(departed.items(), NAMED_MAX))
+    more = len(departed) - NAMED_MAX
+    return f"{gone} and {more} more" if more > 0 else gone
 
 
 class Herald:
@@ -141,10 +149,7 @@ class Herald:
     def _why_changed(self, session: Session) -> str:
         state = self._state
         if state.departed:
-            named = list(state.departed.items())[:NAMED_MAX]
-            gone = "; ".join(f"{node} {reason}" for node, reason in named)
-            more = len(state.departed) - NAMED_MAX
-            return f"{gone} and {more} more" if more > 0 else gone
+            return who_is_gone(state.departed)
         if session.holding is not None and session.holding.epoch != state.epoch:
             return "the coordinator started anew and does not know this world"
         if not state.complete:

@@ -14,25 +14,28 @@ __all__ = [
     "EntryKey",
     "StoreResult",
     "amendment_key",
+    "end_key",
     "entry_key",
     "parse_key",
     "result_key",
+    "round_key",
     "run_key",
     "seen_key",
 ]
 
 _RUN, _AMENDMENT, _SEEN, _ENTRY, _RESULT = "run", "amendment", "seen", "entry", "result"
+_ROUND, _END = "round", "end"
 
 
 class EntryKey(NamedTuple):
     """A parsed key of the ledger.
 
     Args:
-        kind: What is stored: `run`, `amendment`, `seen`, `entry` or `result`.
+        kind: What is stored: `run`, `amendment`, `seen`, `entry`, `result`, `round` or `end`.
         run_id: The run it belongs to.
         space: For an entry, the epoch and round of its store.
         name: For an entry its key, for a result its session.
-        number: For an amendment, which one it is.
+        number: For an amendment, which one it is; for a round and its end, the round.
     """
 
     kind: str
@@ -81,6 +84,16 @@ def result_key(run_id: str, session: str) -> str:
     return f"{_RESULT}\0{run_id}\0{session}"
 
 
+def round_key(run_id: str, number: int) -> str:
+    """Return the key of the record of a round."""
+    return f"{_ROUND}\0{run_id}\0{number}"
+
+
+def end_key(run_id: str, number: int) -> str:
+    """Return the key of the record of a round's end."""
+    return f"{_END}\0{run_id}\0{number}"
+
+
 def parse_key(text: str) -> EntryKey:
     """Return what a key of the ledger stands for.
 
@@ -92,7 +105,7 @@ def parse_key(text: str) -> EntryKey:
         return EntryKey(kind, rest[0])
     if kind == _RESULT and len(rest) == 2:
         return EntryKey(kind, rest[0], name=rest[1])
-    if kind == _AMENDMENT and len(rest) == 2:
+    if kind in {_AMENDMENT, _ROUND, _END} and len(rest) == 2:
         return EntryKey(kind, rest[0], number=int(rest[1]))
     if kind == _ENTRY and len(rest) == 4:
         return EntryKey(kind, rest[0], (rest[1], int(rest[2])), rest[3])

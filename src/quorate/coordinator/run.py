@@ -12,20 +12,33 @@ import heapq
 from itertools import count
 from typing import NamedTuple
 
+from quorate.coordinator.failures import Failures
 from quorate.coordinator.herald import Herald, stands
+from quorate.coordinator.history import History
 from quorate.coordinator.outbox import Outbox
 from quorate.coordinator.session import HeldJoin, Session
 from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.completion import NEWCOMER, completion, regroup_over
+from quorate.core.exclusion import ban_key, require_admissible
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.observer import Observer
 from quorate.core.ops import RendezvousCloseOp, RendezvousJoinOp
 from quorate.core.settings import AgreedSettings, RendezvousSettings
 from quorate.core.state import Place, RendezvousState, WorldName
-from quorate.core.transitions import admit, apply, drop_stragglers, finish, withdraw
+from quorate.core.transitions import (
+    admit,
+    apply,
+    ban,
+    drop_stragglers,
+    finish,
+    pass_time,
+    withdraw,
+)
 from quorate.errors import (
     RendezvousClosedError,
     RendezvousError,
+    RendezvousEvictedError,
+    RendezvousGracefulExitError,
     RendezvousProtocolError,
     RendezvousReplacedError,
     RendezvousTimeoutError,
@@ -46,10 +59,12 @@ from quorate.wire.messages import (
     failure,
 )
 
-__all__ = ["Run"]
+__all__ = ["Run", "shortened"]
 
-# Everybody is told, so nobody may make it long.
 REASON_CHARACTERS_MAX = 1024
+
+# How much longer than its time somebody is kept out at most, when the coordinator is restarted.
+BANS_STORED_EVERY_S = 30.0
 
 _NO_DEADLINE = float("inf")
 
@@ -88,6 +103,15 @@ class Run:
         state: Its state, new or loaded.
         observer: Reads the engine's clock.
         outbox: Where replies and pushes go.
+
+    Attributes:
+        sessions: The attached agents.
+        history: What has happened.
+        observer: Reads the engine's clock.
+        dirty: Whether the state has to be stored.
+        touched: The nodes that something has happened to since it was stored; the last one last.
+        rearranged: Whether it has to be stored whole, since many nodes may have moved.
+        events: What has happened, for the log.
     """
 
     def __init__(
@@ -98,8 +122,13 @@ class Run:
         self.sessions: dict[NodeDesc, Session] = {}
         self.dirty = False
         self.touched: dict[NodeDesc, None] = {}
+        self.rearranged = False
         self.events: list[str] = []
-        self._observer = observer
+        self.history = History(run_id, state)
+        self.observer = observer
+        self._because = ""
+        self._wait = ("", 0.0)
+        self._failures: Failures | None = None
         self._outbox = outbox
         self._settings: RendezvousSettings | None = None
         self._deadlines: list[tuple[float, int, Session, HeldJoin]] = []
@@ -112,7 +141,7 @@ class Run:
         self._places: dict[NodeDesc, Place] = {}
         self._phase: tuple[bool, int, bool] | None = None
         self._line_may_move = False
-        self._scanned_s = observer.now_s
+        self._scanned_s = self._bans_stored_s = observer.now_s
         self._herald = Herald(state, self.sessions, outbox, self._context)
         if state.agreed is not None:
             self._settings = state.agreed.to_settings(run_id)
@@ -130,7 +159,13 @@ class Run:
     @property
     def now_s(self) -> float:
         """The engine's time of the last reading, in seconds."""
-        return self._observer.now_s
+        return self.observer.now_s
+
+    @property
+    def waits_for_s(self) -> float | None:
+        """For how long, in seconds, the round has waited for what it waits for now."""
+        kind, since_s = self._wait
+        return self.now_s - since_s if kind and not self.state.complete else None
 
     def attach(self, connection: int, hello: Hello) -> tuple[Session, bool]:
         """Attach an agent, or resume its session on a new connection (R11).
@@ -141,6 +176,7 @@ class Run:
         Raises:
             RendezvousSettingsError: Its settings differ from the run's (R13).
             RendezvousReplacedError: A newer incarnation of the node is attached (R12).
+            RendezvousEvictedError: The node is kept out of the run.
         """
         assert hello.node is not None
         assert hello.settings is not None
@@ -155,7 +191,7 @@ class Run:
         resumed = session is not None and node in self.state.last_heartbeats
         if session is None or not resumed:
             self._require_agreed(hello.settings)
-            session = Session(node, profile, self._observer.now_s)
+            session = Session(node, profile, self.observer.now_s)
             if not self.state.closed:
                 self._admit(session)
         if session.connection is not None and session.connection != connection:
@@ -197,7 +233,7 @@ class Run:
         if self._strays.get(session.node) is session:
             del self._strays[session.node]
         if finished and self.sessions.get(session.node) is session:
-            session.ended_s = self._observer.now_s
+            session.ended_s = self.observer.now_s
             self._ended[session.node] = session
 
     def join(self, session: Session, request: Join) -> None:
@@ -209,7 +245,7 @@ class Run:
                 f"A session has one node id: it was '{session.profile.node_id}', and is "
                 f"'{request.profile.node_id}' in a join."
             )
-        now_s = self._observer.now_s
+        now_s = self.observer.now_s
         session.profile = request.profile
         session.holding = WorldName(*request.after) if request.after else None
         held = HeldJoin(
@@ -224,7 +260,9 @@ class Run:
 
     def leave(self, session: Session, request: Leave) -> None:
         """Let an agent leave (R7)."""
-        reason = f"left: {_shortened(request.reason)}" if request.reason else "left"
+        reason = f"left: {shortened(request.reason)}" if request.reason else "left"
+        if session.node in self.sessions:
+            self._record("left", reason, session.node)
         self._withdraw(session, reason)
         # Who leaves does not wait for a round any more: nobody is to be told how that ends.
         session.join = None
@@ -244,7 +282,7 @@ class Run:
         if request.outcome == FAILED:
             self._hold_failed_close(session, request, broken)
         elif broken:
-            self._let_go(session, f"left: {_shortened(request.reason)}")
+            self._let_go(session, f"left: {shortened(request.reason)}")
             self._outbox.send(connection, Flag(request.id, False))
         else:
             self._close(request.reason)
@@ -286,16 +324,54 @@ class Run:
             self._close(request.reason)
             self._outbox.send(session.connection, Flag(request.id, True))
 
+    def changed(self, kind: str, text: str, node: NodeDesc | None = None) -> None:
+        """Note that an operator has changed the state; what follows comes with `settle`.
+
+        What is about no single node may have moved many: it is stored whole.
+
+        Args:
+            kind: One of `quorate.coordinator.history.EVENT_KINDS`.
+            text: What has happened, for people.
+            node: To whom, if to one.
+        """
+        if node is None:
+            self.dirty = self.rearranged = True
+        else:
+            self._touch(node)
+        self._line_may_move = True
+        self._note(text, kind, node)
+
+    def reconsider(self, node: NodeDesc) -> bool:
+        """Look at a node's held join again, if there is one.
+
+        Returns:
+            Whether the node has left for it.
+        """
+        session = self.sessions[node]
+        if session.join is not None:
+            self._advance(session)
+        return node not in self.sessions
+
+    def evict(self, node: NodeDesc, reason: str) -> None:
+        """Turn a node out now; its agent is told."""
+        session = self.sessions[node]
+        self._note(f"{node} was {reason}", "evicted", node)
+        self._withdraw(session, reason)
+        text = f"{node} was {reason}. It is no part of the run '{self.run_id}' any more."
+        self._turn_away(session, RendezvousEvictedError(text))
+        self._doubt_failed_close(node)
+
     def observe(self) -> None:
         """Read the clock; call it before anything else that is handed to this run."""
-        self._observer.tick()
+        self.observer.tick()
 
     def tick(self) -> None:
         """Let time pass: judge who is lost, whose deadline is over, what is due."""
-        now_s = self._observer.now_s
+        now_s = self.observer.now_s
         self._judge(now_s)
         if now_s - self._scanned_s >= 1.0:
             elapsed_s, self._scanned_s = now_s - self._scanned_s, now_s
+            self._shorten_bans(elapsed_s, now_s)
             self._overdue += self._silent(now_s, elapsed_s)
             self._herald.explain(now_s)
         while self._deadlines and self._deadlines[0][0] < now_s:
@@ -303,15 +379,17 @@ class Run:
             if session.join is held:
                 self._past_deadline(session, held)
         if self._settings is not None and regroup_over(self.anyone()):
-            late = drop_stragglers(self.state, self._observer)
+            late = drop_stragglers(self.state, self.observer)
             self._note(f"{len(late)} member(s) did not come back in time and lost their places")
+            for node in late:
+                self._record("left", "did not come back to regroup in time", node)
             self._touch(*late)
             self._line_may_move = True
         self.finish_failed_close()
 
     def awaits_nodes(self) -> bool:
         """Return whether a node is attached that was heard within the time a loss takes."""
-        sessions, now_s = self.sessions.values(), self._observer.now_s
+        sessions, now_s = self.sessions.values(), self.observer.now_s
         return any(now_s - session.heard_s < self.settings.silence_s for session in sessions)
 
     def settle(self) -> None:
@@ -319,6 +397,7 @@ class Run:
         if self._settings is None:
             return
         while True:
+            self.history.observe(self.state, self.observer.stamp(), self._because)
             phase = (self.state.complete, self.state.round, self.state.closed)
             if phase != self._phase:
                 self._phase = phase
@@ -337,6 +416,7 @@ class Run:
             self._settings = settings.to_settings(self.run_id)
 
     def _admit(self, session: Session) -> None:
+        require_admissible(self.state, self.run_id, session.node, session.profile)
         node_id = session.profile.node_id
         former = self.state.identities.get(node_id) if node_id else None
         self.sessions[session.node] = session
@@ -351,21 +431,25 @@ class Run:
     def _end_former(self, former: NodeDesc, session: Session) -> None:
         replaced = self.sessions.pop(former, None)
         self._ended.pop(former, None)
-        self._note(f"{former} was replaced by {session.node}")
+        self._note(f"{former} was replaced by {session.node}", "left", former)
         self._doubt_failed_close(former)
         if replaced is not None:
             error = RendezvousReplacedError(
                 f"The node '{session.profile.node_id}' has joined the run '{self.run_id}' again "
                 f"as {session.node}: this incarnation ({former}) must end."
             )
-            if replaced.join is not None:
-                answer = failure(replaced.join.request_id, error)
-                self._outbox.send(replaced.connection, answer)
-                replaced.join = None
-            self._outbox.end(replaced.connection, _refusal(error))
+            self._turn_away(replaced, error)
+
+    def _turn_away(self, session: Session, error: RendezvousError) -> None:
+        """End a session for good: its held join and its connection end with an error."""
+        if session.join is not None:
+            answer = failure(session.join.request_id, error)
+            self._outbox.send(session.connection, answer)
+            session.join = None
+        self._outbox.end(session.connection, _refusal(error))
 
     def _revive(self, session: Session) -> None:
-        session.hear(self._observer.now_s)
+        session.hear(self.observer.now_s)
         if session.ended_s is not None:
             session.ended_s = None
             self._ended.pop(session.node, None)
@@ -374,12 +458,12 @@ class Run:
         if session is None:
             return self.anyone()
         return RendezvousContext(
-            session.node, self.state, self.settings, self._observer, session.profile
+            session.node, self.state, self.settings, self.observer, session.profile
         )
 
     def anyone(self) -> RendezvousContext:
         """Return a context for questions that do not depend on who asks."""
-        return RendezvousContext(NodeDesc("", 0, 0), self.state, self.settings, self._observer)
+        return RendezvousContext(NodeDesc("", 0, 0), self.state, self.settings, self.observer)
 
     def greet(self, session: Session) -> None:
         """Tell an attached agent what has changed while it was away, and ask it what is asked."""
@@ -398,6 +482,10 @@ class Run:
                 decision = held.op(ctx, held.deadline_s)
             except RendezvousError as error:
                 self._answer(session, error)
+                drained = self.state.draining.get(session.node)
+                if drained is not None and isinstance(error, RendezvousGracefulExitError):
+                    self._withdraw(session, drained)
+                    self._note(f"{session.node} has left, {drained}", "left", session.node)
                 return
             if decision.action is Action.FINISH:
                 self._answer(session, None)
@@ -413,15 +501,23 @@ class Run:
     def _carry_out(
         self, session: Session, held: HeldJoin, ctx: RendezvousContext, decision: Decision
     ) -> None:
+        kind = _kind_of(decision, self.state, session.node)
+        was_complete = self.state.complete
         apply(ctx, decision)
         self._touch(session.node)
         self._line_may_move = True
+        if decision.action is Action.MARK_RENDEZVOUS_COMPLETE:
+            self._because = decision.reason
+        else:
+            self._record(kind, decision.reason, session.node)
+            if self.state.complete and not was_complete:
+                self._because = f"all {len(self.state.participants)} nodes are here"
         if session.node not in self.state.last_heartbeats:
             self.sessions.pop(session.node, None)
         if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST:
             # A spare waits without a deadline; now that it has a prospect, one counts again (R6).
             timeout_s = self.settings.timeout.join.total_seconds()
-            held.deadline_s = self._observer.now_s + timeout_s
+            held.deadline_s = self.observer.now_s + timeout_s
             self._remind(session, held)
 
     def _answer(self, session: Session, error: RendezvousError | None) -> None:
@@ -455,7 +551,7 @@ class Run:
                 reason,
             )
         else:
-            waited_s = self._observer.now_s - held.since_s
+            waited_s = self.observer.now_s - held.since_s
             error = RendezvousTimeoutError(
                 f"No round of the run '{self.run_id}' was completed with {session.node} within "
                 f"{waited_s:.0f} s: {held.reason or decision.reason}. Start the missing nodes, or "
@@ -471,7 +567,7 @@ class Run:
         heapq.heappush(self._deadlines, entry)
 
     def _past_deadline(self, session: Session, held: HeldJoin) -> None:
-        if held.deadline_s < self._observer.now_s:
+        if held.deadline_s < self.observer.now_s:
             self._advance(session)
         self._line_may_move = True
 
@@ -513,7 +609,8 @@ class Run:
         return [s for s in self.sessions.values() if s.silence_s(now_s) >= limit_s]
 
     def _lose(self, session: Session, reason: str) -> None:
-        self._note(f"lost {session.node}: {reason}")
+        self._note(f"lost {session.node}: {reason}", "lost", session.node)
+        self._blame(session)
         self._withdraw(session, f"lost: {reason}")
         # Should it be alive after all, this is the first thing that it reads.
         notice = f"this node was declared lost: {reason}"
@@ -528,6 +625,7 @@ class Run:
     def _let_go(self, session: Session, reason: str) -> None:
         """Let a node leave that did not ask to; a join that is held would never be woken again."""
         self._withdraw(session, reason)
+        self._record("left", reason, session.node)
         if session.join is not None:
             self._answer(session, RendezvousError(f"{session.node} has left the run."))
 
@@ -539,7 +637,7 @@ class Run:
         else:
             self._strays[session.node] = session
         if session.node in self.state.last_heartbeats:
-            withdraw(self.state, self.settings, session.node, reason, self._observer)
+            withdraw(self.state, self.settings, session.node, reason, self.observer)
             self._touch(session.node)
             self._line_may_move = True
         if self._failed_close is not None and session.node in self._failed_close.awaited:
@@ -547,10 +645,10 @@ class Run:
 
     def _close(self, reason: str) -> None:
         ctx = self.anyone()
-        decision = RendezvousCloseOp(_shortened(reason) or "closed on request")(ctx, _NO_DEADLINE)
+        decision = RendezvousCloseOp(shortened(reason) or "closed on request")(ctx, _NO_DEADLINE)
         if apply(ctx, decision):
             self.dirty = True
-            self._note(f"closed: {self.state.closed_reason}")
+            self._note(f"closed: {self.state.closed_reason}", "closed")
 
     def _doubt_failed_close(self, lost: NodeDesc) -> None:
         """Take a failure for a symptom if a member was lost whose work was not done (R7).
@@ -574,19 +672,22 @@ class Run:
         assert failed is not None
         for session, request, holding in failed.askers.values():
             if session.node in self.sessions and session.holding == holding:
-                reason = f"left after a failure: {_shortened(request.reason)}"
+                self._blame(session)
+                reason = f"left after a failure: {shortened(request.reason)}"
                 self._let_go(session, reason)
             self._outbox.send(session.connection, Flag(request.id, self.state.closed))
 
     def _enter_phase(self) -> None:
         if self.state.complete and not self.state.closed:
             self._herald.begin_world()
-            self._observer.forget_all_but((NEWCOMER, node) for node in self.state.wait_list)
-            self._note(f"round {self.state.round} is complete")
+            self.observer.forget_all_but((NEWCOMER, node) for node in self.state.wait_list)
+            self._note(f"round {self.state.round} is complete", "completed")
         if self.state.complete or self.state.closed:
             for session in [s for s in self.sessions.values() if s.join is not None]:
                 self._advance(session)
         else:
+            if self.state.regrouping_since is not None:
+                self._record("regroup", self._why_regroup())
             self._move_line()
         if self.state.complete and self._failed_close is not None and not self.state.closed:
             # Another world is there, without those who have not answered.
@@ -595,6 +696,11 @@ class Run:
             # Those who are lost or have left, and are connected all the same, hear of it too (R7).
             for session in self._strays.values():
                 self._herald.greet(session)
+
+    def _why_regroup(self) -> str:
+        """Return why the last round has ended, for people."""
+        last = self.history.rounds[-1] if self.history.rounds else None
+        return last.ended_because if last is not None else ""
 
     def _move_line(self) -> None:
         """Let those who wait take the places that are free, in order of arrival (R5)."""
@@ -613,10 +719,35 @@ class Run:
         ctx = self.anyone()
         decision = completion(ctx)
         if decision.action is not Action.MARK_RENDEZVOUS_COMPLETE:
+            if decision.kind != self._wait[0]:
+                self._wait = (decision.kind, self.observer.now_s)
             return False
+        self._wait = ("", 0.0)
+        self._because = decision.reason
         self._note(decision.reason)
         self.dirty |= apply(ctx, decision)
         return True
+
+    def _blame(self, session: Session) -> None:
+        """Count a failure, and keep a node out for a while that fails again and again."""
+        settings = self.settings
+        if self._failures is None:
+            window_s = settings.failures_window.total_seconds()
+            self._failures = Failures(settings.failures_max, window_s)
+        key = ban_key(session.node, session.profile)
+        if self._failures.note(key, self.observer.now_s):
+            window_s = settings.failures_window.total_seconds()
+            reason = f"it failed {settings.failures_max} times within {window_s:g} s"
+            ban(self.state, key, reason, settings.cool_down.total_seconds())
+            self._note(f"{key} is kept out for a while: {reason}", "evicted", session.node)
+
+    def _shorten_bans(self, elapsed_s: float, now_s: float) -> None:
+        if not self.state.bans:
+            return
+        self.dirty |= pass_time(self.state, elapsed_s)
+        if now_s - self._bans_stored_s >= BANS_STORED_EVERY_S:
+            self._bans_stored_s = now_s
+            self.dirty = True
 
     def _touch(self, *nodes: NodeDesc) -> None:
         """Note that something has happened to nodes, which has to be stored; the last one last."""
@@ -625,12 +756,34 @@ class Run:
             self.touched.pop(node, None)
             self.touched[node] = None
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, kind: str = "", node: NodeDesc | None = None) -> None:
+        """Note something for the log, and for the history if it is of a kind."""
         self.events.append(text)
+        if kind:
+            self._record(kind, text, node)
+
+    def _record(self, kind: str, text: str, node: NodeDesc | None = None) -> None:
+        name = "" if node is None else str(node)
+        self.history.note(self.observer.stamp(), kind, self.state.round, text, name)
 
 
-def _shortened(reason: str) -> str:
+def shortened(reason: str) -> str:
+    """Return what of a reason is kept: everybody is told."""
     return reason[:REASON_CHARACTERS_MAX]
+
+
+def _kind_of(decision: Decision, state: RendezvousState, node: NodeDesc) -> str:
+    """Return what kind of event a decision of a joining node is."""
+    if decision.action is Action.ADD_TO_PARTICIPANTS:
+        return "returned" if node in state.participants or node in state.survivors else "joined"
+    return _EVENTS.get(decision.action, "left")
+
+
+_EVENTS = {
+    Action.ADD_TO_WAIT_LIST: "waiting",
+    Action.ADD_TO_REDUNDANCY_LIST: "spare",
+    Action.REMOVE_FROM_REDUNDANCY_LIST: "promoted",
+}
 
 
 def _refusal(error: RendezvousError) -> Refused:

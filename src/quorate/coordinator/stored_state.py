@@ -83,6 +83,10 @@ class StoredState:
         self._whole, self._entries, self._amendments = phase, 0, 0
         return dict.fromkeys(obsolete) | {run_key(self._run_id): encode_state(state)}
 
+    def store_whole_next(self) -> None:
+        """Amend nothing the next time: more has changed than what nodes can tell of."""
+        self._whole = None
+
     def keys(self) -> list[str]:
         """Return the keys under which the ledger holds the state."""
         numbers = range(1, self._amendments + 1)

@@ -6,6 +6,7 @@ a new connection; the answer carries it back. Messages without an `id` are not a
 
 from __future__ import annotations
 
+import zlib
 from typing import Annotated, Any, TypeAlias, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from quorate.errors import (
     RendezvousConnectionError,
     RendezvousDeposedError,
     RendezvousError,
+    RendezvousEvictedError,
     RendezvousGracefulExitError,
     RendezvousLimitError,
     RendezvousProtocolError,
@@ -40,16 +42,22 @@ __all__ = [
     "CompareSet",
     "CountKeys",
     "DeleteKey",
+    "Done",
+    "Drain",
+    "Evict",
     "Failed",
     "Finish",
     "Flag",
     "GetValue",
     "GetWorld",
     "Hello",
+    "History",
+    "Hold",
     "Join",
     "Joined",
     "Leave",
     "Number",
+    "OperatorRequest",
     "Ping",
     "Pong",
     "Probe",
@@ -58,7 +66,9 @@ __all__ = [
     "Push",
     "Redirect",
     "Refused",
+    "Release",
     "Report",
+    "Scale",
     "SetValue",
     "Status",
     "Value",
@@ -73,6 +83,7 @@ __all__ = [
     "encode",
     "error_of",
     "failure",
+    "report_of",
 ]
 
 # Texts of errors quote what peers sent; they must fit into a frame, many times over.
@@ -265,6 +276,64 @@ class Status(_Message, tag=20):
     run_id: str = ""
 
 
+class Drain(_Message, tag=21):
+    """Let a node leave the run at the next regroup, or now if it is in no world.
+
+    Args:
+        id: The request's id.
+        node: Who: its rank, address, id or description.
+        reason: Why, for everyone.
+    """
+
+    id: int
+    node: str
+    reason: str = ""
+
+
+class Evict(_Message, tag=22):
+    """Turn a node out of the run now, and keep it out.
+
+    Args:
+        id: The request's id.
+        node: Who: its rank, address, id or description.
+        for_s: For how long it is kept out; `None` for the rest of the run, 0 to let one in again
+            that is kept out.
+        reason: Why, for everyone.
+    """
+
+    id: int
+    node: str
+    for_s: Seconds | None = None
+    reason: str = ""
+
+
+class Hold(_Message, tag=23):
+    """Keep rounds of the run from completing until it is released."""
+
+    id: int
+    reason: str = ""
+
+
+class Release(_Message, tag=24):
+    """Let rounds complete again."""
+
+    id: int
+
+
+class Scale(_Message, tag=25):
+    """Say how many nodes a round should have; `None` for as many as the settings allow (R4)."""
+
+    id: int
+    nodes: int | None = None
+
+
+class History(_Message, tag=26):
+    """Ask for the rounds and the last events of a run."""
+
+    id: int
+    run_id: str
+
+
 class Welcome(_Message, tag=30):
     """The hello was accepted. `resumed`: the session stands as it did before the connection."""
 
@@ -325,10 +394,47 @@ class WorldRecord(_Message, tag=37):
 
 
 class Report(_Message, tag=38):
-    """What an operator may see, as JSON."""
+    """What an operator may see, as JSON; make one with `report_of`, read it with `text`."""
 
     id: int
     json: bytes
+    compressed: bool = False
+
+    def text(self) -> bytes:
+        """Return the JSON.
+
+        Raises:
+            RendezvousProtocolError: It was not compressed as it says, or is too large.
+        """
+        if not self.compressed:
+            return self.json
+        decompressor = zlib.decompressobj()
+        try:
+            data = decompressor.decompress(self.json, REPORT_BYTES_MAX)
+        except zlib.error as error:
+            raise RendezvousProtocolError(f"The report cannot be decompressed: {error}.") from error
+        if not decompressor.eof:
+            raise RendezvousProtocolError(
+                f"The report is incomplete, or larger than {REPORT_BYTES_MAX} bytes: ask for one "
+                f"run only."
+            )
+        return data
+
+
+class Done(_Message, tag=39):
+    """An operator's command was carried out.
+
+    Args:
+        id: The request's id.
+        changed: Whether it has changed anything.
+        node: The node that it was about, if it was about one.
+        text: What comes of it, for people.
+    """
+
+    id: int
+    changed: bool
+    node: str
+    text: str
 
 
 class Pong(_Message, tag=40):
@@ -394,11 +500,28 @@ class Proven(_Message, tag=46):
 
 StoreChange: TypeAlias = SetValue | AddNumber | CompareSet | DeleteKey
 StoreRequest: TypeAlias = StoreChange | GetValue | WaitKeys | CheckKeys | CountKeys
-Request: TypeAlias = Hello | Join | Leave | Close | Finish | GetWorld | Ping | StoreRequest | Status
+OperatorRequest: TypeAlias = Drain | Evict | Hold | Release | Scale
+Request: TypeAlias = (
+    Hello
+    | Join
+    | Leave
+    | Close
+    | Finish
+    | GetWorld
+    | Ping
+    | StoreRequest
+    | OperatorRequest
+    | Status
+    | History
+)
 Word: TypeAlias = Request | Proof
-Answer: TypeAlias = Joined | Failed | Flag | Number | Value | WorldRecord | Report
+Answer: TypeAlias = Joined | Failed | Flag | Number | Value | WorldRecord | Report | Done
 Push: TypeAlias = Probe | Changed | Waiting | Redirect
 Reply: TypeAlias = Challenge | Proven | Welcome | Refused | Answer | Pong | Push
+
+# The status of 10,000 nodes is 3 MB of JSON that repeats itself; small ones are not worth it.
+COMPRESSED_FROM_BYTES = 256 * 1024
+REPORT_BYTES_MAX = 64 * 1024 * 1024
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)
@@ -415,6 +538,7 @@ _ERRORS: dict[str, type[RendezvousError]] = {
     "state": RendezvousStateError,
     "settings": RendezvousSettingsError,
     "replaced": RendezvousReplacedError,
+    "evicted": RendezvousEvictedError,
     "limit": RendezvousLimitError,
     AUTHENTICATION: RendezvousAuthenticationError,
     "graceful_exit": RendezvousGracefulExitError,
@@ -465,6 +589,13 @@ def _decoded(body: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> object:
         return decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise RendezvousProtocolError(f"The peer sent a malformed request: {error}.") from error
+
+
+def report_of(request_id: int, json: bytes) -> Report:
+    """Return the answer that carries JSON, however large."""
+    if len(json) < COMPRESSED_FROM_BYTES:
+        return Report(request_id, json)
+    return Report(request_id, zlib.compress(json, level=1), compressed=True)
 
 
 def failure(request_id: int, error: RendezvousError) -> Failed:

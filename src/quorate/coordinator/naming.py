@@ -1,0 +1,98 @@
+"""Whom an operator means: a node by its rank, address, id or description. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from quorate.core.node import NodeDesc, natural_order
+from quorate.core.state import RendezvousState
+from quorate.errors import RendezvousError
+
+__all__ = ["nearest", "resolve_ban", "resolve_node"]
+
+# Of many candidates, these are enough to see what to write.
+NAMED_MAX = 5
+
+# Others wait while names are compared.
+COMPARED_MAX = 2000
+NAME_CHARACTERS_MAX = 256
+
+
+def resolve_node(name: str, run_id: str, state: RendezvousState) -> NodeDesc:
+    """Return the attached node that is meant.
+
+    Args:
+        name: Its rank (`3`, `rank 3`), its address if it is the only one there, its id, or its
+            description as `quorate status` prints it.
+        run_id: The run, for the message.
+        state: The state of the run.
+
+    Raises:
+        RendezvousError: Nobody is called so, or several are; it names the nearest, or all.
+    """
+    names = list(_names(state))
+    found = list(dict.fromkeys(node for known, node in names if known == name))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(str(node) for node in sorted(found, key=natural_order)[:NAMED_MAX])
+        more = f" and {len(found) - NAMED_MAX} more" if len(found) > NAMED_MAX else ""
+        raise RendezvousError(
+            f"'{name}' stands for {len(found)} nodes of the run '{run_id}': {listed}{more}. Name "
+            f"the one by what stands here."
+        )
+    raise RendezvousError(
+        f"There is no node '{name}' in the run '{run_id}'"
+        f"{nearest(name, (known for known, _ in names))}. `quorate status {run_id}` shows all."
+    )
+
+
+def resolve_ban(name: str, run_id: str, state: RendezvousState) -> str:
+    """Return the key under which somebody is kept out of the run.
+
+    Args:
+        name: A node's id or address, alone or as `quorate status` prints it.
+        run_id: The run, for the message.
+        state: The state of the run.
+
+    Raises:
+        RendezvousError: Nobody of that name is kept out.
+    """
+    for key in (name, f"node id {name}", f"address {name}"):
+        if key in state.bans:
+            return key
+    raise RendezvousError(
+        f"The run '{run_id}' keeps out nobody called '{name}'{nearest(name, state.bans)}."
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known names that are close to a wrong one, as a part of a sentence."""
+    if len(name) > NAME_CHARACTERS_MAX:
+        return ""
+    compared = list(islice(dict.fromkeys(known), COMPARED_MAX))
+    close = difflib.get_close_matches(name, compared, n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(repr(word) for word in close)}?)" if close else ""
+
+
+def _names(state: RendezvousState) -> Iterator[tuple[str, NodeDesc]]:
+    for rank, node in _ranks(state):
+        yield str(rank), node
+        yield f"rank {rank}", node
+    for node, profile in state.profiles.items():
+        yield str(node), node
+        yield node.addr, node
+        if profile.addr:
+            yield profile.addr, node
+        if profile.node_id:
+            yield profile.node_id, node
+
+
+def _ranks(state: RendezvousState) -> Iterator[tuple[int, NodeDesc]]:
+    """Yield who has a rank in the last world, and is still attached."""
+    members = state.world.members if state.world is not None else ()
+    for rank, node in enumerate(members):
+        if node in state.last_heartbeats:
+            yield rank, node
