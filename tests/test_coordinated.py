@@ -21,6 +21,7 @@ import pytest
 from quorate import credentials
 from quorate.api import RendezvousInfo, RendezvousParameters
 from quorate.backends.journal import Journal
+from quorate.cli.common import Connection
 from quorate.cli.status import fetch_status
 from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
 from quorate.coordinator.door import Keys
@@ -82,7 +83,7 @@ def world_of(info: RendezvousInfo) -> tuple[str, int]:
 
 
 def status(endpoint: Endpoint) -> dict[str, Any]:
-    decoded: dict[str, Any] = msgspec.json.decode(fetch_status([endpoint], "", LATE_S))
+    decoded: dict[str, Any] = msgspec.json.decode(fetch_status(Connection([endpoint], LATE_S)))
     return decoded
 
 

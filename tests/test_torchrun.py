@@ -24,6 +24,8 @@ from torch.distributed.elastic.utils import store as store_util
 
 from quorate import torchrun
 from quorate.api import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+from quorate.cli.common import Connection
+from quorate.cli.inquiry import inquire
 from quorate.cli.status import fetch_status
 from quorate.coordinator.door import Keys
 from quorate.credentials import Token
@@ -41,6 +43,7 @@ from quorate.errors import (
 )
 from quorate.stores.memory import MemoryStore
 from quorate.torchrun import TorchRendezvousHandler, TorchStore, create_handler
+from quorate.wire.messages import Done, Drain, Evict
 from tests.served import QUICK, ThreadedCoordinator
 
 pytestmark = pytest.mark.torch
@@ -538,7 +541,7 @@ def join(*handlers: TorchRendezvousHandler) -> list[torch_api.RendezvousInfo]:
 
 
 def closed_reason(coordinator: ThreadedCoordinator) -> str:
-    status = json.loads(fetch_status([coordinator.endpoint], "job", LATE_S))
+    status = json.loads(fetch_status(Connection([coordinator.endpoint], LATE_S), "job"))
     return str(status["runs"][0]["closed_reason"])
 
 
@@ -554,6 +557,32 @@ class TestCoordinated:
         ports = [info.bootstrap_store_info.master_port for info in (*first, *second)]
         assert ports[0] == ports[1] != ports[2] == ports[3]
         assert [info.rank for info in second] == [info.rank for info in first]
+
+    def test_a_member_that_is_drained_exits_with_0_at_the_next_regroup(
+        self, agent: Make, coordinator: ThreadedCoordinator
+    ) -> None:
+        """As a spare that is not needed: torch's launcher does not know a graceful exit."""
+        handlers = [agent((1, 2)) for _ in range(2)]
+        join(*handlers)
+        connection = Connection([coordinator.endpoint], LATE_S)
+        inquire(connection, lambda id: Drain(id, "rank 1"), Done, "job")
+        with ThreadPoolExecutor() as threads:
+            joining = [threads.submit(handler.next_rendezvous) for handler in handlers]
+            ended = [future.exception(LATE_S) for future in joining]
+        (left,) = [error for error in ended if error is not None]
+        assert isinstance(left, SystemExit)
+        assert left.code == 0
+
+    def test_an_evicted_member_ends_with_an_error_of_torch(
+        self, agent: Make, coordinator: ThreadedCoordinator, until: Any
+    ) -> None:
+        handler = agent()
+        join(handler)
+        connection = Connection([coordinator.endpoint], LATE_S)
+        inquire(connection, lambda id: Evict(id, "rank 0"), Done, "job")
+        until(lambda: handler.num_nodes_waiting() > 0)
+        with pytest.raises(torch_api.RendezvousError, match="evicted by the operator"):
+            handler.next_rendezvous()
 
     def test_who_comes_back_first_is_told_of(self, agent: Make, until: Any) -> None:
         handlers = [agent((2, 2)) for _ in range(2)]

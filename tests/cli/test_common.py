@@ -10,8 +10,12 @@ from click.testing import CliRunner
 
 from quorate.cli.common import (
     CONTEXT_SETTINGS,
+    DEFAULT_PORT,
+    Connection,
+    connection_options,
     endpoint_option,
     fail,
+    json_option,
     set_up_logging,
     tls_options,
 )
@@ -104,3 +108,18 @@ def test_a_key_without_its_certificate_is_refused() -> None:
 
     result = CliRunner().invoke(command, ["--tls-key", "c"])
     assert isinstance(result.exception, RendezvousSettingsError)
+
+
+def test_connection_options_become_one_argument() -> None:
+    @click.command()
+    @connection_options
+    @json_option
+    def command(connection: Connection, as_json: bool) -> None:
+        """Say what was given."""
+        click.echo(f"{connection.endpoints[-1]} {connection.timeout_s:g} {as_json}")
+        click.echo(connection.tls.ca_file if connection.tls is not None else "plain")
+
+    given = ["--endpoint", "c1,c2:7", "--timeout", "2", "--json", "--tls-ca", "ca.pem"]
+    assert CliRunner().invoke(command, given).output == "c2:7 2 True\nca.pem\n"
+    assert CliRunner().invoke(command).output == f"localhost:{DEFAULT_PORT} 5 False\nplain\n"
+    assert "Say what was given" in CliRunner().invoke(command, ["--help"]).output

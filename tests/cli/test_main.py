@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import import_module
 
 import click
 import pytest
 
-from quorate.cli.main import COMMANDS, main
+from quorate.cli.main import COMMANDS, commands, main
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -34,7 +33,7 @@ def test_help_lists_every_command(
 
 def test_every_command_is_where_its_name_says() -> None:
     for name in COMMANDS:
-        command = import_module(f"quorate.cli.{name}").command
+        command = commands.get_command(click.Context(commands), name)
         assert isinstance(command, click.Command)
         assert command.name == name
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from quorate.cli.common import Connection
 from quorate.cli.status import fetch_status
 from quorate.coordinator.host import serve_options
 from quorate.coordinator.ledger import journal_path
@@ -40,7 +41,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 def runs(endpoint: Endpoint) -> list[dict[str, Any]]:
-    decoded = msgspec.json.decode(fetch_status([endpoint], "", LATE_S))
+    decoded = msgspec.json.decode(fetch_status(Connection([endpoint], LATE_S)))
     found: list[dict[str, Any]] = decoded["runs"]
     return found
 
@@ -185,7 +186,8 @@ def test_beyond_loopback_it_warns_if_it_asks_for_nothing(
     token = token_from(str(token_file)) if lock == "token" else None
     flags = ("--token-file", str(token_file)) if lock == "token" else serve_options(tls)
     served = serve(Endpoint("0.0.0.0", port), *flags)
-    status = msgspec.json.decode(fetch_status([Endpoint(LOOPBACK, port)], "", LATE_S, token, tls))
+    connection = Connection([Endpoint(LOOPBACK, port)], LATE_S, token, tls)
+    status = msgspec.json.decode(fetch_status(connection))
     assert status["runs"] == []
     assert (WARNING in served.output) == (not lock)
 
@@ -200,9 +202,9 @@ def test_it_asks_for_its_token_and_operators_for_theirs(
     files = ("--token-file", str(token_file), "--operator-token-file", str(operators))
     served = serve(endpoint, *files)
     for path in (token_file, operators):
-        fetch_status([endpoint], "", LATE_S, token_from(str(path)))
+        fetch_status(Connection([endpoint], LATE_S, token_from(str(path))))
     with pytest.raises(RendezvousAuthenticationError):
-        fetch_status([endpoint], "", LATE_S)
+        fetch_status(Connection([endpoint], LATE_S))
     for path in (token_file, operators):
         assert path.read_text() not in served.output
 

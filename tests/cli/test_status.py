@@ -118,15 +118,40 @@ def test_what_is_waited_for_and_who_is_gone_is_shown() -> None:
         "state": "regrouping",
         "min_nodes": 2,
         "max_nodes": 4,
+        "node_unit": 2,
+        "desired_nodes": 2,
+        "held": "for a look",
         "closed_reason": "",
         "waiting_for": "waiting for 1 more node(s)",
+        "waiting_since_s": 41.2,
         "nodes": [
-            {"node": "a", "state": "waiting", "rank": None, "connected": False, "heard_s_ago": 1.5}
+            {
+                "node": "a",
+                "node_id": "n1",
+                "state": "waiting",
+                "rank": None,
+                "connected": False,
+                "heard_s_ago": 1.5,
+                "waiting_since_s": 40.1,
+                "draining": "drained by the operator",
+                "labels": {"block": "7"},
+            }
         ],
         "departed": {"b": "lost: it was silent for 15 s"},
+        "bans": [
+            {"who": "address b", "reason": "noisy", "left_s": 60.0},
+            {"who": "node id n2", "reason": "noisy", "left_s": None},
+        ],
     }
     shown = describe({"coordinator": "c:1", "connections": 2, "runs": [run]})
     assert shown[0] == "coordinator c:1, 0 agent(s) connected"
-    assert "  waiting for 1 more node(s)" in shown
-    assert any("waiting, heard 1.5 s ago, not connected" in line for line in shown)
-    assert any(line.split()[:3] == ["b", "lost:", "it"] for line in shown)
+    assert [" ".join(line.split()) for line in shown[2:]] == [
+        "run job: round 3 regrouping, 2 to 4 nodes in units of 2 (2 are wanted), epoch e",
+        "held: for a look",
+        "waiting for 1 more node(s), since 41 s",
+        "a waiting, heard 1.5 s ago, not connected, waits since 40 s, id n1, block=7, drained by "
+        "the operator",
+        "b lost: it was silent for 15 s",
+        "address b is kept out for another 60 s: noisy",
+        "node id n2 is kept out for good: noisy",
+    ]

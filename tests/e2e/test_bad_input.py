@@ -162,8 +162,8 @@ def serving(port: int, peer: type[socketserver.BaseRequestHandler]) -> Iterator[
 @pytest.mark.parametrize(
     ("peer", "exit_code", "part"),
     [
-        (WebPeer, CONNECTION, "does not answer as a coordinator does"),
-        (SilentPeer, CONNECTION, "does not answer as a coordinator does"),
+        (WebPeer, CONNECTION, "takes connections, but does not answer"),
+        (SilentPeer, CONNECTION, "takes connections, but does not answer"),
         (TalkativePeer, PROTOCOL, "another program is on the other side"),
     ],
 )

@@ -6,22 +6,34 @@ import functools
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousError
+from quorate.identity import Endpoint, parse_rendezvous_endpoints
+
+if TYPE_CHECKING:
+    from quorate.tls import TlsFiles
 
 __all__ = [
     "CONTEXT_SETTINGS",
+    "DEFAULT_PORT",
+    "Connection",
+    "connection_options",
     "endpoint_option",
     "fail",
+    "json_option",
     "set_up_logging",
     "tls_options",
     "token_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_PORT = 29400
 
 # torchrun takes its flags with `-` or `_`; so do we.
 CONTEXT_SETTINGS: dict[str, Any] = {
@@ -94,6 +106,62 @@ def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, tls=files, **kwargs)
 
     return with_tls
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How an operator's command reaches a coordinator.
+
+    Args:
+        endpoints: Where coordinators are; tried in turn.
+        timeout_s: How long to wait for an answer, in seconds.
+        token: The coordinator's token, if it has one.
+        tls: The files of TLS; `None` to speak plainly.
+    """
+
+    endpoints: list[Endpoint]
+    timeout_s: float
+    token: Token | None = None
+    tls: TlsFiles | None = None
+
+
+def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how to reach a coordinator.
+
+    The command gets them as one argument, `connection`.
+    """
+
+    @endpoint_option(default=f"localhost:{DEFAULT_PORT}")
+    @token_option("The file of the coordinator's token; to change something, of the operators'.")
+    @tls_options
+    @click.option(
+        "--timeout",
+        "timeout_s",
+        default=5.0,
+        show_default=True,
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="How long to wait for the coordinator.",
+    )
+    @functools.wraps(function)
+    def with_connection(
+        *,
+        endpoint: str,
+        token_file: str | None,
+        tls: TlsFiles | None,
+        timeout_s: float,
+        **options: Any,
+    ) -> Any:
+        endpoints = parse_rendezvous_endpoints(endpoint, DEFAULT_PORT)
+        connection = Connection(endpoints, timeout_s, token_from(token_file), tls)
+        return function(connection=connection, **options)
+
+    return with_connection
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`; the command gets it as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -16,20 +16,31 @@ from quorate.errors import RendezvousError
 
 __all__ = ["main"]
 
-# Each command lies in the module of its name, which is imported when it is called: `quorate
-# status` must not pay for what `quorate bench` needs.
+# Each command lies in the module of its name, or in `operate`, which is imported when it is called:
+# `quorate status` must not pay for what `quorate bench` needs.
 COMMANDS = {
     "run": "Run a program as one node of an elastic job.",
     "serve": "Run a coordinator.",
     "status": "Show the runs of a coordinator.",
+    "watch": "Show them live.",
+    "history": "Show the rounds of a run.",
+    "close": "Close a run.",
+    "drain": "Let a node leave at the next regroup.",
+    "evict": "Turn a node out, and keep it out.",
+    "hold": "Keep rounds from completing.",
+    "release": "Let rounds complete again.",
+    "scale": "Say how many nodes a round should have.",
+    "doctor": "Say what keeps this machine from a coordinator.",
     "bench": "Measure a coordinator.",
     "demo": "Watch a job lose a node and gain one, on this machine.",
 }
 
+OPERATE = frozenset({"close", "drain", "evict", "hold", "release", "scale"})
 
 # What `quorate --help` says of exit codes beside those of the errors themselves.
 EXIT_CODES = (
-    ("0", "success; a spare that was not needed; too late for a job that has succeeded"),
+    ("0", "success; a node that was not needed, or drained; too late for a job that has succeeded"),
+    ("1", "doctor: something is wrong"),
     ("2", "wrong usage"),
     ("126, 127", "run: the program cannot be started, or is not there"),
     ("128 + n", "run: ended by signal n, the agent or the worker that failed first"),
@@ -48,7 +59,11 @@ class _Commands(click.Group):
         """Return a command, `None` if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"quorate.cli.{cmd_name}").command
+        command: click.Command
+        if cmd_name in OPERATE:
+            command = getattr(importlib.import_module("quorate.cli.operate"), cmd_name)
+        else:
+            command = importlib.import_module(f"quorate.cli.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -59,7 +74,7 @@ class _Commands(click.Group):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List what the commands exit with."""
         with formatter.section("Exit codes"):
-            formatter.write_dl([*EXIT_CODES[:2], *_error_codes(), *EXIT_CODES[2:]])
+            formatter.write_dl([*EXIT_CODES[:3], *_error_codes(), *EXIT_CODES[3:]])
 
 
 def _error_codes() -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import click
 
 from quorate.api import RendezvousParameters
 from quorate.backends.journal import Journal
-from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging, token_option
+from quorate.cli.common import CONTEXT_SETTINGS, DEFAULT_PORT, set_up_logging, token_option
 from quorate.config import check_keys, parse_rendezvous_config
 from quorate.coordinator.door import Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["command", "etcd_backend"]
 
 logger = logging.getLogger("quorate.serve")
-
-DEFAULT_PORT = 29400
 
 # Below what coordinators keep their runs in etcd.
 DEFAULT_PREFIX = "quorate"

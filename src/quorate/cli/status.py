@@ -2,95 +2,61 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import click
 import msgspec
 
-from quorate.cli.common import CONTEXT_SETTINGS, endpoint_option, tls_options, token_option
-from quorate.cli.serve import DEFAULT_PORT
-from quorate.coordinator.client import Client, answered
-from quorate.core.settings import PROTOCOL_VERSION
-from quorate.credentials import Token, token_from
+from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options, json_option
+from quorate.cli.inquiry import inquire
 from quorate.errors import RendezvousError
-from quorate.identity import Endpoint, parse_rendezvous_endpoints
-from quorate.tls import TlsFiles, client_contexts
-from quorate.wire.messages import ROLE_OPERATOR, Hello, Report, Status
+from quorate.wire.messages import Report, Status
 
-__all__ = ["command", "fetch_status"]
-
-INTERVAL_S = 5.0
+__all__ = ["command", "describe", "fetch_status", "require_known"]
 
 
 @click.command("status", context_settings=CONTEXT_SETTINGS)
-@endpoint_option(default=f"localhost:{DEFAULT_PORT}")
-@token_option("The file of the coordinator's token.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    default=5.0,
-    show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="How long to wait for the coordinator.",
-)
-@tls_options
+@connection_options
+@json_option
 @click.argument("run_id", default="")
-def command(
-    endpoint: str,
-    token_file: str | None,
-    as_json: bool,
-    timeout_s: float,
-    run_id: str,
-    tls: TlsFiles | None,
-) -> None:
+def command(connection: Connection, as_json: bool, run_id: str) -> None:
     """Show the runs of a coordinator, or the one named RUN_ID: rounds, nodes, what is waited for.
 
-    Exits with 73 if the coordinator cannot be reached.
+    Exits with 73 if the coordinator cannot be reached, with 70 if it has no such run.
     """
-    endpoints = parse_rendezvous_endpoints(endpoint, DEFAULT_PORT)
-    data = fetch_status(endpoints, run_id, timeout_s, token_from(token_file), tls)
+    data = fetch_status(connection, run_id)
     if as_json:
         click.echo(data)
     else:
         click.echo("\n".join(describe(msgspec.json.decode(data))))
 
 
-def fetch_status(
-    endpoints: list[Endpoint],
-    run_id: str,
-    timeout_s: float,
-    token: Token | None = None,
-    tls: TlsFiles | None = None,
-) -> bytes:
+def fetch_status(connection: Connection, run_id: str = "") -> bytes:
     """Return what a coordinator tells of its runs, as JSON.
 
     Args:
-        endpoints: Where it is.
+        connection: How to reach it.
         run_id: The run; empty for all.
-        timeout_s: How long to wait for it, in seconds.
-        token: Its token, if it has one.
-        tls: The files of TLS; `None` for a plain connection.
 
     Raises:
-        RendezvousAuthenticationError: It wants a token, or another one.
-        RendezvousSettingsError: A file of TLS cannot be used.
         RendezvousConnectionError: It could not be reached in time.
         RendezvousError: It has no such run.
     """
-    client = Client(endpoints, _hello, INTERVAL_S, token=token, tls=client_contexts(tls))
-    client.start()
-    try:
-        answer = client.call(lambda id: Status(id, run_id), timeout_s)
-        data = answered(answer, Report).json
-    finally:
-        client.close()
+    data = inquire(connection, lambda id: Status(id, run_id), Report).text()
+    return require_known(data, run_id, connection)
+
+
+def require_known(data: bytes, run_id: str, connection: Connection) -> bytes:
+    """Return a status in which the run is that was asked for.
+
+    Raises:
+        RendezvousError: It is not.
+    """
     if run_id and not msgspec.json.decode(data)["runs"]:
+        where = ", ".join(map(str, connection.endpoints))
         raise RendezvousError(
-            f"There is no run '{run_id}' at the coordinator at {client.endpoint}: check the run "
-            f"id, or start the run."
+            f"There is no run '{run_id}' at the coordinator at {where}: check the run id, or start "
+            f"the run."
         )
     return data
 
@@ -107,25 +73,42 @@ def describe(status: dict[str, Any]) -> list[str]:
 
 
 def _describe_run(run: dict[str, Any]) -> list[str]:
+    wanted = run["desired_nodes"]
+    wish = "" if wanted is None else f" ({wanted} are wanted)"
+    unit = f" in units of {run['node_unit']}" if (run["node_unit"] or 1) > 1 else ""
     lines = [
         f"run {run['run_id']}: round {run['round']} {run['state']}, "
-        f"{run['min_nodes']} to {run['max_nodes']} nodes, epoch {run['epoch']}"
+        f"{run['min_nodes']} to {run['max_nodes']} nodes{unit}{wish}, epoch {run['epoch']}"
     ]
     if run["closed_reason"]:
         lines.append(f"  closed: {run['closed_reason']}")
+    if run["held"] is not None:
+        lines.append(f"  held: {run['held']}")
     if run["waiting_for"]:
-        lines.append(f"  {run['waiting_for']}")
-    for node in run["nodes"]:
-        rank = "" if node["rank"] is None else f" rank {node['rank']}"
-        connected = "" if node["connected"] else ", not connected"
-        lines.append(
-            f"  {node['node']:32} {node['state']}{rank}, heard {node['heard_s_ago']} s ago"
-            f"{connected}"
-        )
+        since_s = run["waiting_since_s"]
+        since = "" if since_s is None else f", since {since_s:.0f} s"
+        lines.append(f"  {run['waiting_for']}{since}")
+    lines += [_describe_node(node) for node in run["nodes"]]
     lines += [f"  {node:32} {reason}" for node, reason in run["departed"].items()]
-    return lines
+    return lines + [_describe_ban(given) for given in run["bans"]]
 
 
-def _hello(endpoint: Endpoint, local_addr: str) -> Hello:
-    del endpoint, local_addr
-    return Hello(PROTOCOL_VERSION, ROLE_OPERATOR, "", secrets.token_hex(8))
+def _describe_node(node: dict[str, Any]) -> str:
+    rank = "" if node["rank"] is None else f" rank {node['rank']}"
+    details = [f"heard {node['heard_s_ago']} s ago"]
+    if not node["connected"]:
+        details.append("not connected")
+    if node["waiting_since_s"] is not None:
+        details.append(f"waits since {node['waiting_since_s']:.0f} s")
+    if node["node_id"]:
+        details.append(f"id {node['node_id']}")
+    details += [f"{name}={value}" for name, value in node["labels"].items()]
+    if node["draining"] is not None:
+        details.append(node["draining"])
+    return f"  {node['node']:32} {node['state']}{rank}, {', '.join(details)}"
+
+
+def _describe_ban(given: dict[str, Any]) -> str:
+    left_s = given["left_s"]
+    left = "for good" if left_s is None else f"for another {left_s:.0f} s"
+    return f"  {given['who']:32} is kept out {left}: {given['reason']}"
