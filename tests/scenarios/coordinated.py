@@ -13,18 +13,25 @@ from quorate.errors import RendezvousError, RendezvousReplacedError
 from quorate.testing import ManualClock
 from quorate.wire.messages import (
     ROLE_AGENT,
+    ROLE_OPERATOR,
     Changed,
     Close,
+    Done,
+    Drain,
+    Evict,
     Failed,
     Hello,
+    Hold,
     Join,
     Joined,
     Leave,
     Ping,
     Probe,
     Refused,
+    Release,
     Reply,
     Request,
+    Scale,
     Waiting,
     error_of,
 )
@@ -105,6 +112,7 @@ class CoordinatedWay(Way):
         self._agents: dict[str, CoordinatedAgent] = {}
         self._by_connection: dict[int, CoordinatedAgent] = {}
         self._happenings: list[Happening] = []
+        self._operator, self._told = 0, ""
         self._engine = self._new_engine()
 
     def add(
@@ -144,6 +152,25 @@ class CoordinatedWay(Way):
 
     def close(self, agent: str, reason: str) -> None:
         self._send(self._agents[agent], Close(next(self._numbers), reason))
+
+    def operate(self, command: str, words: list[str], options: dict[str, str]) -> str:
+        requests = {
+            "drain": lambda id: Drain(id, words[0], options.get("reason", "")),
+            "evict": lambda id: Evict(id, words[0], _seconds(options), options.get("reason", "")),
+            "hold": lambda id: Hold(id, options.get("reason", "")),
+            "release": Release,
+            "scale": lambda id: Scale(id, None if words[0] == "max" else int(words[0])),
+        }
+        operator = next(self._numbers)
+        self._engine.opened(operator)
+        run_id, session = self._settings.run_id, f"operator{operator}"
+        self._engine.receive(operator, Hello(PROTOCOL_VERSION, ROLE_OPERATOR, run_id, session))
+        self._engine.receive(operator, requests[command](next(self._numbers)))
+        self._told = ""
+        self._operator = operator
+        self._deliver()
+        self._engine.closed(operator, finished=True)
+        return self._told
 
     def freeze(self, seconds: float) -> None:
         """What agents send meanwhile is read when the coordinator wakes up."""
@@ -242,6 +269,10 @@ class CoordinatedWay(Way):
 
     def _hand_over(self, send: Send) -> None:
         for connection in send.connections:
+            if connection == self._operator and isinstance(send.message, Done):
+                self._told = send.message.text
+            elif connection == self._operator and isinstance(send.message, Failed):
+                self._told = send.message.message
             agent = self._by_connection.get(connection)
             if agent is None or not agent.acts:
                 continue
@@ -250,3 +281,7 @@ class CoordinatedWay(Way):
                 self._happenings.append(happening)
             if send.end:
                 self._disconnect(agent, finished=False)
+
+
+def _seconds(options: dict[str, str]) -> float | None:
+    return float(options["for"].removesuffix("s")) if "for" in options else None

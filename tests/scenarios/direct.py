@@ -181,6 +181,10 @@ class DirectWay(Way):
     def close(self, agent: str, reason: str) -> None:
         self._agents[agent].run(RendezvousCloseOp(reason))
 
+    def operate(self, command: str, words: list[str], options: dict[str, str]) -> str:
+        """Without a coordinator there is nobody to be told."""
+        return "there is no coordinator"
+
     def freeze(self, seconds: float) -> None:
         for agent in self._agents.values():
             agent.clock.advance(seconds)

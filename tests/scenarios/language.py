@@ -6,7 +6,7 @@ under `---- direct` and `---- coordinated`. A block without either says that not
 line that begins with `#` is a comment; the first line of a file names its rule.
 
     run min=2 max=3          the settings: last_call, join, regroup, keep_alive and grace in
-                             seconds, attempts, policy
+                             seconds, attempts, policy, unit, failures (with window, cool_down)
     join a b node_id=n1      start agents, and let them call next_rendezvous; node_id, hint, block,
                              timeout, and settings that differ from the run's
     start a                  start an agent that does not join yet
@@ -16,6 +16,8 @@ line that begins with `#` is a comment; the first line of a file names its rule.
     silence a, restore a     it is cut off from the others, and connected again
     restart a                a new process of the same node joins; its name is a#2
     close a reason="done"    it closes the run
+    drain a, evict a         an operator's commands; reason, and for an eviction `for=60s`
+    hold, release, scale 3   more of them; `scale max`
     advance 31s              time passes; a line that begins with +31s came then
     freeze 20s               whoever judges the life of others is stopped for so long
     skew a 3600s             its wall clock goes wrong
@@ -40,6 +42,7 @@ from quorate.core.state import Place, World, WorldName, check
 from quorate.errors import (
     RendezvousClosedError,
     RendezvousError,
+    RendezvousEvictedError,
     RendezvousGracefulExitError,
     RendezvousReplacedError,
     RendezvousSettingsError,
@@ -63,6 +66,7 @@ ENDS = {
     RendezvousTimeoutError: "timed out",
     RendezvousReplacedError: "replaced by a newer incarnation",
     RendezvousSettingsError: "refused",
+    RendezvousEvictedError: "kept out",
     RendezvousGracefulExitError: "not needed, exits",
 }
 
@@ -195,6 +199,25 @@ class Cast:
     def _do_close(self, names: list[str], options: dict[str, str]) -> None:
         self.way.close(names[0], options.get("reason", ""))
 
+    def _do_drain(self, names: list[str], options: dict[str, str]) -> Iterator[str]:
+        yield from self._operate("drain", names, options)
+
+    def _do_evict(self, names: list[str], options: dict[str, str]) -> Iterator[str]:
+        self._members -= set(names)
+        yield from self._operate("evict", names, options)
+
+    def _do_hold(self, names: list[str], options: dict[str, str]) -> Iterator[str]:
+        yield from self._operate("hold", names, options)
+
+    def _do_release(self, names: list[str], options: dict[str, str]) -> Iterator[str]:
+        yield from self._operate("release", names, options)
+
+    def _do_scale(self, names: list[str], options: dict[str, str]) -> Iterator[str]:
+        yield from self._operate("scale", names, options)
+
+    def _operate(self, command: str, words: list[str], options: dict[str, str]) -> Iterator[str]:
+        yield f"operator: {plain(self.way.operate(command, words, options))}"
+
     def _do_advance(self, names: list[str], _: dict[str, str]) -> Iterator[str]:
         for passed_s in range(1, round(seconds(names[0])) + 1):
             self.way.pass_second()
@@ -302,6 +325,10 @@ def make_settings(
         keep_alive_max_attempt=int(given.pop("attempts", former.keep_alive_max_attempt)),
         rank_policy=given.pop("policy", former.rank_policy),
         reconnect_grace=duration("grace", former.reconnect_grace),
+        node_unit=int(given.pop("unit", former.node_unit)),
+        failures_max=int(given.pop("failures", former.failures_max)),
+        failures_window=duration("window", former.failures_window),
+        cool_down=duration("cool_down", former.cool_down),
     )
     assert not given, f"unknown options: {given}"
     return made
@@ -318,6 +345,8 @@ def ending(error: RendezvousError | None) -> str:
     kind = next((said for sort, said in ENDS.items() if type(error) is sort), repr(error))
     if isinstance(error, RendezvousClosedError):
         return f"{kind} ({error.reason})"
+    if isinstance(error, RendezvousEvictedError):
+        return f"{kind} ({plain(str(error))})"
     if isinstance(error, RendezvousSettingsError):
         differing = str(error).split(": ", 1)[1].split(". ")[0]
         return f"{kind} ({differing})"

@@ -61,6 +61,10 @@ class Way(ABC):
         """Let an agent close the run."""
 
     @abstractmethod
+    def operate(self, command: str, words: list[str], options: dict[str, str]) -> str:
+        """Give an operator's command; return what came of it."""
+
+    @abstractmethod
     def freeze(self, seconds: float) -> None:
         """Stop whoever judges the life of others for a while; the others go on."""
 
