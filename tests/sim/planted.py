@@ -126,8 +126,8 @@ def round_number_reused() -> Iterator[None]:
     """The number of a round is used again for the next one."""
 
     def make(real: Any) -> Any:
-        def _open_next_round(state: Any, observer: Any) -> None:
-            real(state, observer)
+        def _open_next_round(state: Any, settings: Any, observer: Any) -> None:
+            real(state, settings, observer)
             state.round -= 1
 
         return _open_next_round
@@ -297,7 +297,7 @@ def places_not_kept() -> Iterator[None]:
     def room(state: Any, settings: Any) -> int:
         return capacity(state, settings) - len(state.participants)
 
-    with patch.object(completion, "room", room), patch.object(ops, "room", room):
+    with patch.object(completion, "room", room):
         yield
 
 
@@ -339,26 +339,28 @@ class Planted(NamedTuple):
 
 
 PLANTED = {
-    "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1",), 2),
-    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 93),
+    "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1", "R3"), 2),
+    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 17),
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
     "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
-    "stale_incarnation_accepted": Planted("coordinated", stale_incarnation_accepted, ("R12",), 12),
-    "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 1),
-    "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 5),
+    "stale_incarnation_accepted": Planted(
+        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 16
+    ),
+    "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 2),
+    "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 1),
     "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 2),
-    "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 138),
-    "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 1),
-    "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 1),
-    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 22),
-    "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 3),
-    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 2),
+    "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 33),
+    "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 2),
+    "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 2),
+    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 11),
+    "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 6),
+    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 1697),
     "survivors_behind_newcomers": Planted("coordinated", survivors_behind_newcomers, ("R3",), 2),
     "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 2),
-    "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 737),
-    "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 169),
-    "places_not_kept": Planted("coordinated", places_not_kept, ("R5",), 13),
-    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 8),
+    "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 777),
+    "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 214),
+    "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
+    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 3),
 }
 
 

@@ -15,6 +15,7 @@ from quorate.testing.sim.agent import RUN, SimAgent
 from quorate.testing.sim.coordinator import SimCoordinator
 from quorate.testing.sim.havoc import Havoc
 from quorate.testing.sim.network import Ending, Network
+from quorate.testing.sim.operator import SimOperator
 from quorate.testing.sim.process import Machine
 from quorate.testing.sim.result import SimResult
 from quorate.testing.sim.rules import require
@@ -60,6 +61,7 @@ class SimWorld:
         seat: What several coordinators compete for.
         network: What carries their bytes.
         watch: Checks the rules.
+        operator: Gives commands.
     """
 
     def __init__(self, seed: int, events_max: int | None = 200) -> None:
@@ -82,6 +84,7 @@ class SimWorld:
         machines = [Machine(self.schedule, f"c{number}") for number in range(sharers)]
         self._endpoints = machines
         self.coordinators = [self._new_coordinator(machine) for machine in machines]
+        self.operator = SimOperator(self, machines, self._token)
         self._havoc = Havoc(self)
 
     def run(self) -> SimResult:
@@ -185,8 +188,6 @@ class SimWorld:
 
     def _restart(self, former: SimCoordinator) -> None:
         if former in self.coordinators:
-            if self.seat is None:
-                self._havoc.edit_ledger()
             self.network.disturb(former.machine.name)
             place = self.coordinators.index(former)
             self.coordinators[place] = self._new_coordinator(former.machine)
@@ -257,6 +258,7 @@ class SimWorld:
         if members != len(state.participants):
             yield f"the world of {len(state.participants)} has {members} living members"
         full = min(len(wanting), capacity(state, self.settings))
+        full -= full % self.settings.node_unit
         # A world whose members have begun to finish is not disturbed for newcomers.
         if members < full and not state.finishing:
             yield f"{members} of {full} nodes are in the world"

@@ -190,6 +190,7 @@ class DirectWorld:
         if members != len(state.participants):
             yield f"the world of {len(state.participants)} has {members} living members"
         full = min(len(wanting), capacity(state, self.settings))
+        full -= full % self.settings.node_unit
         if members < full:
             yield f"{members} of {full} nodes are in the world"
 

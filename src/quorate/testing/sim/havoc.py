@@ -9,14 +9,13 @@ from typing import Protocol
 
 import msgspec
 
-from quorate.coordinator.records import run_key
-from quorate.coordinator.stored_state import StoredState
 from quorate.core.settings import AgreedSettings, RendezvousSettings
 from quorate.core.state import RendezvousState
-from quorate.testing.sim.agent import RUN, SimAgent
+from quorate.testing.sim.agent import SimAgent
 from quorate.testing.sim.coordinator import SimCoordinator
 from quorate.testing.sim.ledger import SimLedger
 from quorate.testing.sim.network import Ending, Network
+from quorate.testing.sim.operator import SimOperator
 from quorate.testing.sim.process import Machine
 from quorate.testing.sim.schedule import Schedule
 from quorate.testing.sim.seat import SimSeat
@@ -47,6 +46,7 @@ class Target(Protocol):
     ledger: SimLedger
     seat: SimSeat | None
     coordinators: list[SimCoordinator]
+    operator: SimOperator
 
     @property
     def coordinator(self) -> SimCoordinator:
@@ -93,7 +93,6 @@ class Havoc:
         self._schedule = world.schedule
         self._trace = world.trace
         self._network = world.network
-        self._edits: list[dict[str, object]] = []
         self._words = count(1)
         self._closes = self._schedule.chance(CLOSING)
         self._has_strangers = self._schedule.chance(0.1)
@@ -117,31 +116,12 @@ class Havoc:
             process.crash = None
         if world.seat is not None:
             world.seat.cut_off.clear()
-        self._edits.clear()
-        if self._edits_in_force():
-            self._edits = [{"held": False, "desired_nodes": None}]
-            world.kill_coordinator(Ending.RESET, with_ledger=True)
+        world.operator.heal()
         for agent in world.living():
             if agent.over:
                 agent.kill(Ending.FINISH)
             agent.stuck = False
             agent.handle(agent.turn_over)
-
-    def edit_ledger(self) -> None:
-        """Change the stored state as an operator does, while no coordinator is there."""
-        records = self._world.ledger.records
-        if run_key(RUN) not in records or not self._edits:
-            return
-        stored = StoredState(RUN)
-        state = msgspec.structs.replace(stored.load(records), **self._edits.pop())
-        self._world.ledger.write(stored.changes(state, ()))
-
-    def _edits_in_force(self) -> bool:
-        records = self._world.ledger.records
-        if run_key(RUN) not in records:
-            return False
-        state = StoredState(RUN).load(records)
-        return state.held or state.desired_nodes is not None
 
     def _next(self) -> None:
         if self._schedule.now_s >= self.until_s:
@@ -186,9 +166,8 @@ class Havoc:
             self._operate,
         ]
         if self._world.seat is not None:
-            # What they share does not get lost, and operators do not write into it.
+            # What they share does not get lost.
             coordinator.remove(self._lose_ledger)
-            coordinator.remove(self._operate)
             coordinator += [self._lose_seat, self._elect, self._hand_over]
         kinds: list[Callable[[], None]] = [self._use_store, self._use_store]
         for group in (agents, network, coordinator):
@@ -326,7 +305,7 @@ class Havoc:
             return
         self._trace.fault("node with other settings", "world")
         agreed = self._world.settings.agreed
-        other = msgspec.structs.replace(agreed, max_nodes=agreed.max_nodes + 1)
+        other = msgspec.structs.replace(agreed, max_nodes=agreed.max_nodes + agreed.node_unit)
         stranger = self._world.start_agent(settings=other)
         # It does not stay: where all others were lost meanwhile, it is the run's first node.
         self._schedule.after(STRANGER_S, stranger.kill, Ending.FINISH)
@@ -439,13 +418,17 @@ class Havoc:
 
     def _elect(self) -> None:
         """Let etcd be without a leader, once or several times in a row."""
-        assert self._world.seat is not None
         delay_s = 0.0
         for _ in range(self._upto(4)):
             seconds = self._schedule.between(0.5, 2.5)
             self._trace.fault("etcd elects a leader", "etcd", "in {:.1f} s", seconds)
-            self._schedule.after(delay_s, self._world.seat.elect, seconds)
+            self._schedule.after(delay_s, self._elect_unless_healed, seconds)
             delay_s += seconds + self._schedule.between(0.2, 1.0)
+
+    def _elect_unless_healed(self, seconds: float) -> None:
+        if self._schedule.now_s < self.until_s:
+            assert self._world.seat is not None
+            self._world.seat.elect(seconds)
 
     def _lose_ledger(self) -> None:
         if self._world.coordinator.alive and self._schedule.chance(0.5):
@@ -499,14 +482,4 @@ class Havoc:
         self._trace.fault("wall clock jumps", machine.name, "to {:.0f} s", machine.skew_s)
 
     def _operate(self) -> None:
-        """Hold the round or wish for another size; it takes effect with a restart."""
-        if not self._world.coordinator.alive:
-            return
-        settings = self._world.settings
-        wish = self._schedule.random.randint(settings.min_nodes, settings.max_nodes)
-        edit: dict[str, object] = {"desired_nodes": wish}
-        if self._schedule.chance(0.3):
-            edit = {"held": True}
-        self._trace.fault("operator's command", "operator", "{}", edit)
-        self._edits.append(edit)
-        self._world.kill_coordinator(Ending.RESET, with_ledger=True)
+        self._world.operator.act()

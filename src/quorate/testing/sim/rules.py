@@ -50,6 +50,7 @@ class WorldRules:
         settings, name = self._settings, place.world
         require(0 <= place.rank < place.size, "R2", "rank {} of {}", place.rank, place.size)
         in_range = settings.min_nodes <= place.size <= settings.max_nodes
+        in_range = in_range and place.size % settings.node_unit == 0
         require(in_range, "R2", "world {} has {} members", name, place.size)
         said = (place.digest, place.size)
         known = self._digests.setdefault(name, said)

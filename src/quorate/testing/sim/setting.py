@@ -12,6 +12,9 @@ __all__ = ["NODES", "draw_node_count", "draw_settings"]
 NODES = (8, 40)
 JOIN_S = 300.0
 
+# The unit, by the remainder of the number of nodes by eight.
+UNITS = {3: 2, 6: 3}
+
 
 def draw_node_count(schedule: Schedule) -> int:
     """Return how many nodes a run has: small ones are as telling as large ones, and quicker."""
@@ -24,6 +27,10 @@ def draw_settings(schedule: Schedule, nodes: int) -> RendezvousSettings:
     draw = schedule.random
     min_nodes = draw.randint(2, max(2, nodes * 2 // 3))
     max_nodes = draw.randint(max(min_nodes, nodes - 2), nodes + 2)
+    # Some runs have whole units only; that takes no draw, so that it moves no other run's.
+    unit = UNITS.get(nodes % 8, 1)
+    min_nodes += -min_nodes % unit
+    max_nodes += -max_nodes % unit
     policies = ("stable", "stable", "stable", "sorted", "hint", "topology")
     return RendezvousSettings(
         run_id="run",
@@ -37,5 +44,6 @@ def draw_settings(schedule: Schedule, nodes: int) -> RendezvousSettings:
         keep_alive_interval=timedelta(seconds=2),
         keep_alive_max_attempt=3,
         rank_policy=draw.choice(policies),
+        node_unit=unit,
         reconnect_grace=timedelta(seconds=draw.choice((0.5, 1))),
     )
