@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quorate.api import RendezvousParameters
+from quorate.clock import Clock
 from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
 from quorate.coordinator.client import Client
 from quorate.coordinator.door import Keys
 from quorate.coordinator.ledger import Ledger, Seat
-from quorate.coordinator.server import CoordinatorServer
+from quorate.coordinator.server import Companion, CoordinatorServer
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.credentials import Secrets, Token
 from quorate.identity import Endpoint
@@ -68,13 +69,16 @@ class ThreadedCoordinator:
         keys: Keys | None = None,
         tls: TlsContexts | None = None,
         run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+        companion: Companion | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._run = run
         listener = socket.create_server((LOOPBACK, port), backlog=100)
         self.endpoint = Endpoint(LOOPBACK, listener.getsockname()[1])
         self.server = CoordinatorServer(
-            [listener], ledger, idle_exit_s, seat=seat, keys=keys, tls=tls
+            [listener], ledger, idle_exit_s, clock, seat, keys=keys, tls=tls
         )
+        self._companion = companion
         self.error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = threading.Event()
@@ -86,7 +90,11 @@ class ThreadedCoordinator:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
             self._loop.call_soon(self._running.set)
-            await self.server.run()
+            if self._companion is None:
+                await self.server.run()
+                return
+            async with self._companion(self.server):
+                await self.server.run()
 
         try:
             self._run(main())

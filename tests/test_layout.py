@@ -44,6 +44,8 @@ FLOORS: dict[str, str] = {
         """,
     "F2": """
         identity
+        logs
+        tracing
         events
         config
         etcd.messages
@@ -88,6 +90,7 @@ FLOORS: dict[str, str] = {
         coordinator.records
         coordinator.stored_state
         coordinator.store
+        coordinator.tally
         coordinator.session
         coordinator.herald
         coordinator.history
@@ -95,6 +98,7 @@ FLOORS: dict[str, str] = {
         coordinator.run
         coordinator.naming
         coordinator.operators
+        coordinator.glimpse
         coordinator.status
         coordinator.greeting
         coordinator.engine
@@ -107,6 +111,7 @@ FLOORS: dict[str, str] = {
         coordinator.etcd_seat
         """,
     "F4": """
+        coordinator.chronicle
         coordinator.server
         coordinator.client
         coordinator.remote_store
@@ -149,6 +154,15 @@ FLOORS: dict[str, str] = {
         etcd
         torchrun
         plugin
+        page.timeline
+        page.access
+        page.acts
+        page.snapshots
+        page.visitors
+        page.metrics
+        page.feed
+        page.app
+        page
         """,
     "testing": """
         testing.clock
@@ -227,13 +241,23 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|status|greeting|engine|door|refusals)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|tally|glimpse|status|greeting|engine|door|refusals)|page\.(timeline|access|acts)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 
 TORCH_ALLOWED = {"backends.tcpstore", "torchrun", "bench.torch_peer"}
 
-NOT_AT_IMPORT = ("aiohttp", "asyncio", "numpy", "ssl", "torch", "urllib3", "uvloop")
+NOT_AT_IMPORT = (
+    "aiohttp",
+    "asyncio",
+    "numpy",
+    "opentelemetry",
+    "prometheus_client",
+    "ssl",
+    "torch",
+    "urllib3",
+    "uvloop",
+)
 IMPORT_TIME_S = 0.1
 
 # Written so that this file does not find itself.

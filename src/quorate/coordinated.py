@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from quorate import events
 from quorate.api import (
     RendezvousHandler,
     RendezvousInfo,
@@ -28,14 +29,16 @@ from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import Place, World, WorldName
 from quorate.credentials import Token, token_from
-from quorate.errors import RendezvousError
+from quorate.errors import RendezvousError, RendezvousGracefulExitError
 from quorate.identity import (
     Endpoint,
     NodeDescGenerator,
     advertised_address,
     parse_rendezvous_endpoints,
 )
+from quorate.logs import fields
 from quorate.tls import TlsContexts, client_contexts, tls_files_from
+from quorate.tracing import RendezvousSpan, rendezvous_span
 from quorate.wire.messages import (
     FAILED,
     ROLE_AGENT,
@@ -176,7 +179,8 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         """See base class."""
-        with self._joining:
+        self._record("wants to join the next round")
+        with self._joining, rendezvous_span(self.get_run_id(), self.get_backend()) as span:
             self._start()
             after = self._place.world if self._place is not None else None
             addr = self._changed_address()
@@ -184,19 +188,20 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             timeout_s = self._settings.timeout.join.total_seconds()
             future = self._client.submit(lambda id: Join(id, after, timeout_s, profile))
             try:
-                joined = answered(self._await_join(future, timeout_s), Joined)
+                joined = answered(self._await_join(future, timeout_s, span), Joined)
+            except RendezvousError as error:
+                done = isinstance(error, RendezvousGracefulExitError)
+                state = events.EventState.SUCCEEDED if done else events.EventState.FAILED
+                self._record(f"was not given a place: {error}", state)
+                raise
             finally:
                 # A caller that was interrupted does not want the answer any more.
                 future.cancel()
-            self._place = joined.place
-        logger.debug(
-            "round %d: rank %d of %d (run %s)",
-            joined.place.round,
-            joined.place.rank,
-            joined.place.size,
-            self._settings.run_id,
-        )
-        return self._info(joined.place)
+            self._place = place = joined.place
+            span.joined(place.round, place.rank, place.size, str(self._node or ""))
+        text = f"has rank {place.rank} of {place.size} in round {place.world}"
+        self._record(text, events.EventState.SUCCEEDED)
+        return self._info(place)
 
     def is_closed(self) -> bool:
         """See base class."""
@@ -320,7 +325,12 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         addr = self._advertised(self.endpoint, self._client.attachment.local_addr)
         return "" if addr == self._node.addr else addr
 
-    def _await_join(self, future: concurrent.futures.Future[Answer], timeout_s: float) -> Answer:
+    def _await_join(
+        self,
+        future: concurrent.futures.Future[Answer],
+        timeout_s: float,
+        span: RendezvousSpan,
+    ) -> Answer:
         """Wait for the coordinator's word; it counts the time, except while there is none."""
         told = None
         while True:
@@ -336,12 +346,31 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             explanation = self._client.attachment.explanation
             if explanation is not None and explanation is not told:
                 told = explanation
+                span.waits(explanation.reason)
                 logger.info(
                     "%s, since %.0f s (run %s)",
                     explanation.reason,
                     explanation.since_s,
                     self._settings.run_id,
+                    extra=self._fields(),
                 )
+
+    def _record(self, text: str, state: events.EventState = events.EventState.RUNNING) -> None:
+        place = self._place
+        events.record(
+            "CoordinatedRendezvousHandler.next_rendezvous",
+            self._settings.run_id,
+            f"{self._node or 'this node'} {text}",
+            state,
+            self._node,
+            place.rank if place else None,
+            place.round if place else None,
+        )
+
+    def _fields(self) -> dict[str, Any]:
+        place = self._place
+        known = (place.round, str(self._node or ""), place.rank) if place else (None, "", None)
+        return fields(self._settings.run_id, *known)
 
     def _info(self, place: Place) -> RendezvousInfo:
         return RendezvousInfo(

@@ -20,6 +20,7 @@ import msgspec
 
 from quorate.clock import SystemClock
 from quorate.core.node import NodeDesc
+from quorate.logs import fields
 
 __all__ = [
     "EventState",
@@ -27,6 +28,8 @@ __all__ = [
     "RendezvousEvent",
     "Sink",
     "add_sink",
+    "has_sinks",
+    "publish",
     "record",
     "remove_sink",
 ]
@@ -57,6 +60,7 @@ class RendezvousEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         round: The round, if it is known.
         node: The node, as logs name it.
         time: The moment, in UTC.
+        kind: What kind of thing a coordinator tells, as in its history.
     """
 
     name: str
@@ -70,6 +74,7 @@ class RendezvousEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     rank: int | None = None
     round: int | None = None
     node: str = ""
+    kind: str = ""
 
 
 Sink = Callable[[RendezvousEvent], None]
@@ -82,10 +87,12 @@ LEVELS = {
 
 
 def _log(event: RendezvousEvent) -> None:
-    logger.log(LEVELS[event.state], "[%s] %s: %s", event.run_id, event.name, event.message)
+    extra = fields(event.run_id, event.round, event.node, event.rank)
+    words = (event.run_id, event.name, event.message)
+    logger.log(LEVELS[event.state], "[%s] %s: %s", *words, extra=extra)
 
 
-_sinks: list[Sink] = [_log]
+_sinks: list[Sink] = []
 _sinks_lock = threading.Lock()
 
 
@@ -101,6 +108,11 @@ def remove_sink(sink: Sink) -> None:
         _sinks.remove(sink)
 
 
+def has_sinks() -> bool:
+    """Return whether anybody wants to know of events."""
+    return bool(_sinks)
+
+
 def record(
     name: str,
     run_id: str,
@@ -111,7 +123,7 @@ def record(
     round_number: int | None = None,
     time: datetime | None = None,
 ) -> None:
-    """Tell all sinks what happened; it never raises, whatever a sink does.
+    """Tell the log and all sinks what happened; it never raises, whatever a sink does.
 
     Args:
         name: What was being done.
@@ -136,6 +148,12 @@ def record(
         round=round_number,
         node=str(node) if node else "",
     )
+    _log(event)
+    publish(event)
+
+
+def publish(event: RendezvousEvent) -> None:
+    """Tell all sinks of an event that is logged already; it never raises, whatever a sink does."""
     with _sinks_lock:
         sinks = tuple(_sinks)
     for sink in sinks:
@@ -160,7 +178,7 @@ class JsonLinesSink:
         self._lock = threading.Lock()
         self._path = None if os.fspath(path) == "-" else Path(path)
         if self._path is not None:
-            self._path.touch()
+            self._path.open("a").close()
 
     def __call__(self, event: RendezvousEvent) -> None:
         """Write an event; it is in the file when the call returns."""

@@ -47,6 +47,7 @@ from quorate.heartbeat import PeriodicTimer
 from quorate.holder import BackendRendezvousStateHolder, RendezvousStateHolder
 from quorate.identity import NodeDescGenerator
 from quorate.stores.foreign import is_of_torch, prefixed, translating_foreign
+from quorate.tracing import rendezvous_span
 
 __all__ = ["DynamicRendezvousHandler", "create_handler"]
 
@@ -187,7 +188,9 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         """See `RendezvousHandler`."""
-        with self._recording("next_rendezvous"):
+        backend = self.get_backend()
+        span_of = rendezvous_span(self._settings.run_id, backend)
+        with self._recording("next_rendezvous"), span_of as span:
             self._record("next_rendezvous", f"{self._node} wants to join the next round")
             self._stop_heartbeats()
             self._agent_store = None
@@ -202,6 +205,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
                     bootstrap = self._bootstrap(place, store)
                 if bootstrap is None:
                     self._stop_heartbeats()
+            span.joined(place.round, place.rank, place.size, str(self._node))
         self._record(
             "next_rendezvous",
             f"{self._node} has rank {place.rank} of {place.size} in round {place.world}",

@@ -17,6 +17,7 @@ from quorate.core.state import Place
 from quorate.errors import RendezvousSettingsError, RendezvousTimeoutError
 from quorate.identity import Endpoint, parse_rendezvous_endpoint
 from quorate.stores.foreign import prefixed, translating_foreign
+from quorate.tracing import rendezvous_span
 
 __all__ = ["StaticRendezvous", "create_handler"]
 
@@ -92,6 +93,12 @@ class StaticRendezvous(RendezvousHandler):
             RendezvousTimeoutError: Some ranks did not come; the message names them.
             RendezvousConnectionError: The store at the endpoint could not be served or reached.
         """
+        with rendezvous_span(self._run_id, self.get_backend()) as span:
+            info = self._meet()
+            span.joined(0, info.rank, info.world_size)
+        return info
+
+    def _meet(self) -> RendezvousInfo:
         deadline = self._clock.monotonic() + self._timeout_s
         if self._store is None:
             self._store = self._open_store(self._endpoint, self._rank == 0, self._timeout_s)

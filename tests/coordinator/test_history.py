@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from quorate.coordinator import history as module
-from quorate.coordinator.history import EVENT_KINDS, EVENTS_KEPT, WORLDS_KEPT
+from quorate.coordinator.history import EVENT_KINDS, EVENTS_KEPT, WORLDS_KEPT, Event
 from quorate.wire.messages import Failed, History, Report
 from tests.coordinator.driver import RUN, Agent, Driver
 
@@ -196,7 +196,7 @@ def test_events_and_worlds_are_bounded() -> None:
         a.join()
     history = driver.run.history
     for _ in range(EVENTS_KEPT + 1):
-        history.note(driver.clock.now(), "held", 0, "again")
+        history.note(Event(driver.clock.now(), "held", "", 0, "again"))
     assert len(history.worlds) == WORLDS_KEPT
     assert len(history.events) == EVENTS_KEPT
 

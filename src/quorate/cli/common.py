@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quorate.credentials import Token, token_from
-from quorate.errors import RendezvousError
+from quorate.errors import RendezvousError, RendezvousSettingsError
+from quorate.events import JsonLinesSink, add_sink
 from quorate.identity import Endpoint, parse_rendezvous_endpoints
+from quorate.logs import FieldsFilter, FieldsFormatter
 
 if TYPE_CHECKING:
     from quorate.tls import TlsFiles
@@ -24,8 +26,10 @@ __all__ = [
     "Connection",
     "connection_options",
     "endpoint_option",
+    "events_option",
     "fail",
     "json_option",
+    "send_events",
     "set_up_logging",
     "tls_options",
     "token_option",
@@ -174,7 +178,35 @@ def set_up_logging(level: str, log_format: str = LOG_FORMAT) -> None:
         level: The least level that is shown.
         log_format: The form of its lines, as `logging.Formatter` takes it.
     """
-    logging.basicConfig(level=level.upper(), format=log_format, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(FieldsFilter())
+    handler.setFormatter(FieldsFormatter(log_format))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def events_option() -> Callable[[Command], Command]:
+    """Return the option that sends events somewhere."""
+    return click.option(
+        "--events",
+        metavar="FILE|-",
+        help="Append what happens to FILE, each event as a line of JSON; - is the standard output.",
+    )
+
+
+def send_events(path: str | None) -> None:
+    """Send what happens to a file, if one is named.
+
+    Raises:
+        RendezvousSettingsError: It cannot be written to.
+    """
+    if path is None:
+        return
+    try:
+        add_sink(JsonLinesSink(path))
+    except OSError as error:
+        raise RendezvousSettingsError(
+            f"--events {path} cannot be written to ({error.strerror}): name another file, or -."
+        ) from error
 
 
 def fail(error: RendezvousError) -> int:

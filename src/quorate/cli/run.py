@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 import click
 
 from quorate.api import RendezvousHandler, RendezvousParameters
-from quorate.cli.common import CONTEXT_SETTINGS, set_up_logging, token_option
+from quorate.cli.common import (
+    CONTEXT_SETTINGS,
+    events_option,
+    send_events,
+    set_up_logging,
+    token_option,
+)
 from quorate.config import (
     check_keys,
     parse_labels,
@@ -186,6 +192,7 @@ def _parse_workers(text: str) -> int:
     help="Keep the workers' output here too, as ROUND/RANK.log.",
 )
 @click.option("-m", "--module", is_flag=True, help="The program is a Python module.")
+@events_option()
 @click.option(
     "--log-level",
     default="info",
@@ -203,6 +210,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """
     # What is logged stands beside what the agent says, and is for the same eyes.
     set_up_logging(options["log_level"], "quorate: %(message)s")
+    send_events(options["events"])
     if options["log_level"] != "debug":
         # What has failed is said once, by the agent.
         logging.getLogger("quorate.events").setLevel(logging.ERROR)

@@ -30,6 +30,7 @@ import msgspec
 
 from quorate.clock import Clock
 from quorate.coordinator.greeting import require_modest, require_sound
+from quorate.coordinator.history import Event
 from quorate.coordinator.naming import nearest
 from quorate.coordinator.operators import act
 from quorate.coordinator.outbox import Outbox, Send
@@ -39,6 +40,7 @@ from quorate.coordinator.session import Session
 from quorate.coordinator.status import report
 from quorate.coordinator.store import RunStore
 from quorate.coordinator.stored_state import StoredState
+from quorate.coordinator.tally import Tally
 from quorate.core.observer import Observer
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.core.state import RendezvousState
@@ -214,6 +216,7 @@ class Engine:
         mint: Returns new random text, for epochs.
         name: What the coordinator is called, for people.
         closed_kept_s: How long a closed run is remembered that nobody is attached to.
+        tally: Where what happens is counted.
     """
 
     def __init__(
@@ -223,8 +226,10 @@ class Engine:
         mint: Callable[[], str],
         name: str = "coordinator",
         closed_kept_s: float = CLOSED_KEPT_S,
+        tally: Tally | None = None,
     ) -> None:
         self.name = name
+        self.tally = tally or Tally()
         self._closed_kept_s = closed_kept_s
         self.runs: dict[str, Run] = {}
         self._machine_clock = clock
@@ -356,12 +361,21 @@ class Engine:
         sends, self._ready = self._ready, []
         return sends
 
-    def take_events(self) -> list[tuple[str, str]]:
-        """Return what has happened, as run and text, for the log."""
-        events = [(run_id, text) for run_id, run in self.runs.items() for text in run.events]
+    def take_events(self) -> list[tuple[str, Event]]:
+        """Return what has happened, each with its run, for the log."""
+        events = [(run_id, event) for run_id, run in self.runs.items() for event in run.events]
         for run in self.runs.values():
             run.events.clear()
         return events
+
+    def held_requests(self) -> int:
+        """Return how many requests wait for something that has not happened yet."""
+        joins = sum(
+            session.join is not None
+            for run in self.runs.values()
+            for session in run.sessions.values()
+        )
+        return joins + sum(store.held for store in self._stores.values())
 
     def has_work(self) -> bool:
         """Return whether anybody is connected, or may come back to an open run in time."""
@@ -508,7 +522,8 @@ class Engine:
         self._add_run(run_id, RendezvousState(epoch=self._mint()))
 
     def _add_run(self, run_id: str, state: RendezvousState) -> Run:
-        run = Run(run_id, state, _EngineObserver(self._clock), self._outbox)
+        observer = _EngineObserver(self._clock)
+        run = Run(run_id, state, observer, self._outbox, self.tally.run(run_id))
         self.runs[run_id] = run
         self._stores[run_id] = RunStore(run_id, self._outbox)
         return run
@@ -532,6 +547,7 @@ class Engine:
                 run.history.changes = {}
             if run.dirty:
                 nodes, run.touched, run.dirty = run.touched, {}, False
+                run.revision += 1
                 durable = True
                 if run.rearranged:
                     run.rearranged = False
@@ -584,6 +600,7 @@ class Engine:
     def _forget(self, run_id: str) -> None:
         self._idle_since_s.pop(run_id, None)
         history = self.runs.pop(run_id).history
+        self.tally.forget(run_id)
         store = self._stores.pop(run_id)
         stored = self._stored.pop(run_id).keys()
         records = (*stored, *history.changes, *history.all_keys())

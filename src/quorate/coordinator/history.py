@@ -60,6 +60,7 @@ class Event(msgspec.Struct, frozen=True):
         node: To whom; empty if to the whole run.
         round: The round that was complete, or being filled.
         text: What, for people.
+        rank: The node's rank, if it has one.
     """
 
     at: datetime
@@ -67,6 +68,7 @@ class Event(msgspec.Struct, frozen=True):
     node: str
     round: int
     text: str
+    rank: int | None = None
 
 
 class _End(msgspec.Struct, array_like=True):
@@ -159,9 +161,9 @@ class History:
         if last is not None and last.ended_at is None and last.round == state.round:
             self._standing = last
 
-    def note(self, at: datetime, kind: str, number: int, text: str, node: str = "") -> None:
+    def note(self, event: Event) -> None:
         """Note an event."""
-        self.events.append(Event(at, kind, node, number, text))
+        self.events.append(event)
 
     def observe(self, state: RendezvousState, at: datetime, because: str) -> None:
         """Look at the state after a change of it.

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from quorate.coordinator.failures import Failures
 from quorate.coordinator.herald import Herald, stands
-from quorate.coordinator.history import History
+from quorate.coordinator.history import Event, History
 from quorate.coordinator.outbox import Outbox
 from quorate.coordinator.session import HeldJoin, Session
+from quorate.coordinator.tally import RunTally
 from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.completion import NEWCOMER, completion, regroup_over
 from quorate.core.exclusion import ban_key, require_admissible
@@ -103,8 +104,10 @@ class Run:
         state: Its state, new or loaded.
         observer: Reads the engine's clock.
         outbox: Where replies and pushes go.
+        tally: Where what happens is counted.
 
     Attributes:
+        revision: Counts the changes that somebody who watches should see.
         sessions: The attached agents.
         history: What has happened.
         observer: Reads the engine's clock.
@@ -115,21 +118,29 @@ class Run:
     """
 
     def __init__(
-        self, run_id: str, state: RendezvousState, observer: Observer, outbox: Outbox
+        self,
+        run_id: str,
+        state: RendezvousState,
+        observer: Observer,
+        outbox: Outbox,
+        tally: RunTally,
     ) -> None:
         self.run_id = run_id
         self.state = state
+        self.revision = 0
         self.sessions: dict[NodeDesc, Session] = {}
         self.dirty = False
         self.touched: dict[NodeDesc, None] = {}
         self.rearranged = False
-        self.events: list[str] = []
+        self.events: list[Event] = []
         self.history = History(run_id, state)
         self.observer = observer
         self._because = ""
         self._wait = ("", 0.0)
         self._failures: Failures | None = None
         self._outbox = outbox
+        self._tally = tally
+        self._changing_since_s: float | None = None
         self._settings: RendezvousSettings | None = None
         self._deadlines: list[tuple[float, int, Session, HeldJoin]] = []
         self._deadline_order = count()
@@ -198,6 +209,7 @@ class Run:
             self._outbox.end(session.connection)
         self._strays.pop(node, None)
         session.connection = connection
+        self.revision += 1
         session.holding = WorldName(*hello.holding) if hello.holding else None
         self._revive(session)
         return session, resumed
@@ -230,6 +242,7 @@ class Run:
         if session.connection != connection:
             return
         session.connection = None
+        self.revision += 1
         if self._strays.get(session.node) is session:
             del self._strays[session.node]
         if finished and self.sessions.get(session.node) is session:
@@ -356,7 +369,7 @@ class Run:
         """Turn a node out now; its agent is told."""
         session = self.sessions[node]
         self._note(f"{node} was {reason}", "evicted", node)
-        self._withdraw(session, reason)
+        self._withdraw(session, reason, "evicted")
         text = f"{node} was {reason}. It is no part of the run '{self.run_id}' any more."
         self._turn_away(session, RendezvousEvictedError(text))
         self._doubt_failed_close(node)
@@ -380,6 +393,7 @@ class Run:
                 self._past_deadline(session, held)
         if self._settings is not None and regroup_over(self.anyone()):
             late = drop_stragglers(self.state, self.observer)
+            self._tally.losses["straggler"] += len(late)
             self._note(f"{len(late)} member(s) did not come back in time and lost their places")
             for node in late:
                 self._record("left", "did not come back to regroup in time", node)
@@ -407,7 +421,15 @@ class Run:
                 self._move_line()
             elif not self._try_to_complete():
                 break
+        if self._changing_since_s is None and self._is_changing():
+            self._changing_since_s = self.observer.now_s
         self._herald.tell()
+
+    def _is_changing(self) -> bool:
+        """Whether there was a world that has lost a member, or to whose members others come."""
+        state = self.state
+        changing = bool(state.departed) or not state.complete
+        return changing and state.world is not None and not state.closed
 
     def _require_agreed(self, settings: AgreedSettings) -> None:
         if self.state.agreed is not None and self.state.last_heartbeats:
@@ -423,6 +445,7 @@ class Run:
         self._strays.pop(session.node, None)
         admit(self._context(session))
         self._touch(session.node)
+        self._tally.joins += 1
         self._line_may_move = True
         if former is not None and former != session.node:
             self._touch(former)
@@ -431,6 +454,7 @@ class Run:
     def _end_former(self, former: NodeDesc, session: Session) -> None:
         replaced = self.sessions.pop(former, None)
         self._ended.pop(former, None)
+        self._tally.losses["replaced"] += 1
         self._note(f"{former} was replaced by {session.node}", "left", former)
         self._doubt_failed_close(former)
         if replaced is not None:
@@ -484,7 +508,7 @@ class Run:
                 self._answer(session, error)
                 drained = self.state.draining.get(session.node)
                 if drained is not None and isinstance(error, RendezvousGracefulExitError):
-                    self._withdraw(session, drained)
+                    self._withdraw(session, drained, "drained")
                     self._note(f"{session.node} has left, {drained}", "left", session.node)
                 return
             if decision.action is Action.FINISH:
@@ -513,7 +537,9 @@ class Run:
             if self.state.complete and not was_complete:
                 self._because = f"all {len(self.state.participants)} nodes are here"
         if session.node not in self.state.last_heartbeats:
+            # It gives up waiting, and takes back what it did.
             self.sessions.pop(session.node, None)
+            self._tally.losses["timeout"] += 1
         if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST:
             # A spare waits without a deadline; now that it has a prospect, one counts again (R6).
             timeout_s = self.settings.timeout.join.total_seconds()
@@ -560,7 +586,7 @@ class Run:
         self._answer(session, error)
         if decision.action is Action.ERROR_TIMEOUT and session.node in self.sessions:
             # The operation takes back what it did, but not long after its deadline.
-            self._withdraw(session, "gave up waiting")
+            self._withdraw(session, "gave up waiting", "timeout")
 
     def _remind(self, session: Session, held: HeldJoin) -> None:
         entry = (held.deadline_s, next(self._deadline_order), session, held)
@@ -580,7 +606,10 @@ class Run:
         for session in overdue:
             reason = self._why_lost(session, now_s)
             if reason and self.sessions.get(session.node) is session:
-                self._lose(session, reason)
+                has_ended = self._is_past_grace(session, now_s)
+                since_s = session.ended_s if has_ended else session.heard_s
+                self._tally.detection.observe(now_s - (since_s or 0.0))
+                self._lose(session, reason, "ended" if has_ended else "silent")
         self._overdue = [s for s in self._ended.values() if self._is_past_grace(s, now_s)]
 
     def _is_past_grace(self, session: Session, now_s: float) -> bool:
@@ -608,10 +637,10 @@ class Run:
         limit_s = self.settings.silence_s
         return [s for s in self.sessions.values() if s.silence_s(now_s) >= limit_s]
 
-    def _lose(self, session: Session, reason: str) -> None:
+    def _lose(self, session: Session, reason: str, cause: str) -> None:
         self._note(f"lost {session.node}: {reason}", "lost", session.node)
         self._blame(session)
-        self._withdraw(session, f"lost: {reason}")
+        self._withdraw(session, f"lost: {reason}", cause)
         # Should it be alive after all, this is the first thing that it reads.
         notice = f"this node was declared lost: {reason}"
         closed, why = self.state.closed, self.state.closed_reason
@@ -622,14 +651,14 @@ class Run:
             session.join = None
         self._doubt_failed_close(session.node)
 
-    def _let_go(self, session: Session, reason: str) -> None:
+    def _let_go(self, session: Session, reason: str, cause: str = "left") -> None:
         """Let a node leave that did not ask to; a join that is held would never be woken again."""
-        self._withdraw(session, reason)
+        self._withdraw(session, reason, cause)
         self._record("left", reason, session.node)
         if session.join is not None:
             self._answer(session, RendezvousError(f"{session.node} has left the run."))
 
-    def _withdraw(self, session: Session, reason: str) -> None:
+    def _withdraw(self, session: Session, reason: str, cause: str = "left") -> None:
         self._ended.pop(session.node, None)
         self.sessions.pop(session.node, None)
         if session.connection is None:
@@ -638,6 +667,7 @@ class Run:
             self._strays[session.node] = session
         if session.node in self.state.last_heartbeats:
             withdraw(self.state, self.settings, session.node, reason, self.observer)
+            self._tally.losses[cause] += 1
             self._touch(session.node)
             self._line_may_move = True
         if self._failed_close is not None and session.node in self._failed_close.awaited:
@@ -674,13 +704,14 @@ class Run:
             if session.node in self.sessions and session.holding == holding:
                 self._blame(session)
                 reason = f"left after a failure: {shortened(request.reason)}"
-                self._let_go(session, reason)
+                self._let_go(session, reason, "failed")
             self._outbox.send(session.connection, Flag(request.id, self.state.closed))
 
     def _enter_phase(self) -> None:
         if self.state.complete and not self.state.closed:
             self._herald.begin_world()
             self.observer.forget_all_but((NEWCOMER, node) for node in self.state.wait_list)
+            self._count_world()
             self._note(f"round {self.state.round} is complete", "completed")
         if self.state.complete or self.state.closed:
             for session in [s for s in self.sessions.values() if s.join is not None]:
@@ -701,6 +732,12 @@ class Run:
         """Return why the last round has ended, for people."""
         last = self.history.rounds[-1] if self.history.rounds else None
         return last.ended_because if last is not None else ""
+
+    def _count_world(self) -> None:
+        self._tally.rounds_completed += 1
+        if self._changing_since_s is not None:
+            self._tally.regroup.observe(self.observer.now_s - self._changing_since_s)
+            self._changing_since_s = None
 
     def _move_line(self) -> None:
         """Let those who wait take the places that are free, in order of arrival (R5)."""
@@ -758,13 +795,18 @@ class Run:
 
     def _note(self, text: str, kind: str = "", node: NodeDesc | None = None) -> None:
         """Note something for the log, and for the history if it is of a kind."""
-        self.events.append(text)
         if kind:
             self._record(kind, text, node)
+        else:
+            self.events.append(Event(self.observer.stamp(), "", "", self.state.round, text))
 
     def _record(self, kind: str, text: str, node: NodeDesc | None = None) -> None:
+        state = self.state
+        rank = state.participants.get(node) if state.complete and node is not None else None
         name = "" if node is None else str(node)
-        self.history.note(self.observer.stamp(), kind, self.state.round, text, name)
+        event = Event(self.observer.stamp(), kind, name, state.round, text, rank)
+        self.events.append(event)
+        self.history.note(event)
 
 
 def shortened(reason: str) -> str:

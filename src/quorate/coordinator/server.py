@@ -9,16 +9,22 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
+from types import MappingProxyType
 from typing import cast
 
 from quorate.clock import Clock, SystemClock
+from quorate.coordinator.chronicle import tell
 from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S, Batch, Engine
 from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.outbox import Send
 from quorate.coordinator.refusals import RefusalLog
+from quorate.coordinator.run import Run
+from quorate.coordinator.tally import Tally
+from quorate.core.settings import PROTOCOL_VERSION
 from quorate.errors import (
     RendezvousAuthenticationError,
     RendezvousConnectionError,
@@ -29,6 +35,7 @@ from quorate.identity import Endpoint
 from quorate.tls import TlsContexts
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
+    ROLE_OPERATOR,
     Hello,
     Proven,
     Redirect,
@@ -36,6 +43,7 @@ from quorate.wire.messages import (
     Reply,
     Request,
     Waiting,
+    Welcome,
     decode_word,
     encode,
     failure,
@@ -43,7 +51,7 @@ from quorate.wire.messages import (
 from quorate.wire.proof import NONCE_BYTES
 from quorate.wire.tls import TlsPipe
 
-__all__ = ["CoordinatorServer", "serve"]
+__all__ = ["Companion", "CoordinatorServer", "serve"]
 
 logger = logging.getLogger("quorate.coordinator")
 
@@ -102,6 +110,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on the messages that the bytes complete."""
+        self._server.tally.received_bytes += len(data)
         try:
             for body in self._reader.feed(self._plain(data)):
                 self._take(body)
@@ -183,6 +192,7 @@ class _Connection(asyncio.Protocol):
         if self.transport is None or not data:
             return
         self.transport.write(data)
+        self._server.tally.sent_bytes += len(data)
         if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             logger.warning("gave up on %s: it does not read what it is sent", self.peer())
             self.transport.abort()
@@ -232,12 +242,15 @@ class CoordinatorServer:
         self._seat = seat
         self._idle_exit_s = idle_exit_s
         self._clock = clock or SystemClock()
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.tally = Tally()
         self._engine: Engine | None = None
         if seat is None:
             self._engine = self._new_engine(ledger.load() if ledger is not None else {})
         self._withheld: list[Send] = []
         self._uncertain_since_s: float | None = None
         self._obstacle: Waiting | None = None
+        self._inquiries: dict[int, asyncio.Future[Reply]] = {}
         self._connections: dict[int, _Connection] = {}
         self._last_number = 0
         self._flush_planned = False
@@ -279,6 +292,58 @@ class CoordinatorServer:
         """Ask `run` to return."""
         self._stopped.set()
 
+    @property
+    def runs(self) -> Mapping[str, Run]:
+        """The runs, to look at and not to touch; none while another coordinator decides."""
+        return MappingProxyType(self._engine.runs if self._engine is not None else {})
+
+    @property
+    def connections(self) -> int:
+        """The number of connections."""
+        return len(self._connections)
+
+    @property
+    def held_requests(self) -> int:
+        """The number of requests that wait for something that has not happened yet."""
+        return self._engine.held_requests() if self._engine is not None else 0
+
+    def hindrance(self) -> str:
+        """Return why nobody is answered here now; empty while this coordinator decides."""
+        if self._engine is None:
+            assert self._seat is not None
+            return f"this coordinator stands by for {self._seat.holder() or 'an election'}"
+        return self._obstacle.reason if self._obstacle is not None else ""
+
+    async def ask(
+        self, run_id: str, make_request: Callable[[int], Request], timeout_s: float
+    ) -> Reply:
+        """Ask the engine something as an operator does who is connected.
+
+        Args:
+            run_id: The run of the operator's hello; empty for none.
+            make_request: Gets the request's id.
+            timeout_s: How long to wait for the answer, in seconds.
+
+        Raises:
+            RendezvousConnectionError: Nobody decides here.
+            TimeoutError: There was no answer in time: the ledger does not answer.
+        """
+        engine = self._engine
+        if engine is None:
+            raise RendezvousConnectionError(f"Nothing can be asked here: {self.hindrance()}.")
+        self._last_number += 1
+        number = self._last_number
+        answer = self._inquiries[number] = asyncio.get_running_loop().create_future()
+        engine.opened(number)
+        engine.receive(number, Hello(PROTOCOL_VERSION, ROLE_OPERATOR, run_id, f"page{number}"))
+        engine.receive(number, make_request(1))
+        self._plan_flush()
+        try:
+            return await asyncio.wait_for(answer, timeout_s)
+        finally:
+            del self._inquiries[number]
+            engine.closed(number, finished=True)
+
     def _new_connection(self) -> _Connection:
         pipe = TlsPipe(self._tls.current(), server_side=True) if self._tls is not None else None
         return _Connection(self, pipe)
@@ -296,6 +361,7 @@ class CoordinatorServer:
     def opened(self, connection: _Connection) -> None:
         """Number a new connection."""
         self._last_number += 1
+        self.tally.connections_opened += 1
         connection.number = self._last_number
         connection.heard_s = self.now_s()
         self._connections[connection.number] = connection
@@ -344,8 +410,7 @@ class CoordinatorServer:
         while engine is not None:
             batch = engine.take_batch()
             self._send_if_held(engine.take_sends())
-            for run_id, text in engine.take_events():
-                logger.info("run %s: %s", run_id, text)
+            tell(logger, engine.take_events())
             if batch is None:
                 return
             if self._ledger is not None:
@@ -359,6 +424,7 @@ class CoordinatorServer:
     async def _store(self, engine: Engine, ledger: Ledger, batch: Batch) -> None:
         """Write a batch, however often it takes; until then nobody is answered (R14)."""
         loop = asyncio.get_running_loop()
+        begun_s = self.now_s()
         stalled_since_s: float | None = None
         while True:
             try:
@@ -377,6 +443,7 @@ class CoordinatorServer:
                 elif self._obstacle is None:
                     self._obstruct(Waiting("stalled", f"nothing can be stored: {why}", 0.0))
                 await asyncio.sleep(COMMIT_RETRY_S)
+        self.tally.commit.observe(self.now_s() - begun_s)
         if stalled_since_s is not None:
             self._obstacle = None
             stall_s = self.now_s() - stalled_since_s
@@ -452,8 +519,14 @@ class CoordinatorServer:
             logger.warning("%s; agents wait until it is clear who decides", error)
 
     def _new_engine(self, records: dict[str, bytes]) -> Engine:
-        name = f"{socket.gethostname()}:{os.getpid()}"
-        return Engine(records, self._clock, lambda: secrets.token_hex(4), name, self._closed_kept_s)
+        return Engine(
+            records,
+            self._clock,
+            lambda: secrets.token_hex(4),
+            self.name,
+            self._closed_kept_s,
+            self.tally,
+        )
 
     def _send_if_held(self, sends: list[Send]) -> None:
         """Let answers out while it is certain that nobody else decides, else keep them back."""
@@ -468,11 +541,18 @@ class CoordinatorServer:
             for number in send.connections:
                 connection = self._connections.get(number)
                 if connection is None:
+                    self._answer_inquiry(number, send.message)
                     continue
                 if data:
                     connection.write(data)
                 if send.end:
                     connection.close()
+
+    def _answer_inquiry(self, number: int, message: Reply | None) -> None:
+        inquiry = self._inquiries.get(number)
+        if inquiry is None or inquiry.done() or message is None or isinstance(message, Welcome):
+            return
+        inquiry.set_result(message)
 
     def _stop_if_failed(self, task: asyncio.Task[None]) -> None:
         """End with the error of a task without which agents would wait in vain."""
@@ -531,6 +611,14 @@ class CoordinatorServer:
                 connection.transport.abort()
 
 
+Companion = Callable[[CoordinatorServer], AbstractAsyncContextManager[None]]
+
+
+def _alone(server: CoordinatorServer) -> AbstractAsyncContextManager[None]:
+    del server
+    return nullcontext()
+
+
 def serve(
     listeners: Sequence[socket.socket],
     ledger: Ledger | None,
@@ -539,6 +627,7 @@ def serve(
     closed_kept_s: float = CLOSED_KEPT_S,
     keys: Keys | None = None,
     tls: TlsContexts | None = None,
+    companion: Companion = _alone,
 ) -> None:
     """Serve a coordinator in this process until a signal or idleness ends it.
 
@@ -550,6 +639,7 @@ def serve(
         closed_kept_s: How long a closed run is remembered that nobody is attached to, in seconds.
         keys: Who may come in; everybody if it is `None`.
         tls: What all connections are secured with; `None` for plain ones.
+        companion: What is to live beside it in its loop and look at it, such as a status page.
 
     Raises:
         RendezvousStateError: The ledger holds something that is not a coordinator's.
@@ -568,7 +658,8 @@ def serve(
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
-        await server.run()
+        async with companion(server):
+            await server.run()
 
     try:
         import uvloop

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from quorate.coordinator.glimpse import phase
 from quorate.coordinator.run import Run
 from quorate.coordinator.store import RunStore
 from quorate.core.completion import completion
@@ -84,7 +85,7 @@ def run_status(run: Run) -> dict[str, Any]:
         "run_id": run.run_id,
         "epoch": state.epoch,
         "round": state.round,
-        "state": _phase(run),
+        "state": phase(run),
         "closed_reason": state.closed_reason,
         "waiting_for": _waiting_for(run),
         "waiting_since_s": _rounded(run.waits_for_s),
@@ -101,14 +102,6 @@ def run_status(run: Run) -> dict[str, Any]:
             for who, given in state.bans.items()
         ],
     }
-
-
-def _phase(run: Run) -> str:
-    if run.state.closed:
-        return "closed"
-    if run.state.complete:
-        return "complete"
-    return "joining" if run.state.world is None else "regrouping"
 
 
 def _waiting_for(run: Run) -> str:

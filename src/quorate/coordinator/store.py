@@ -86,6 +86,11 @@ class RunStore:
         """Return the number of keys in all spaces."""
         return sum(space.num_keys() for space in self._spaces.values())
 
+    @property
+    def held(self) -> int:
+        """Return how many requests wait for a key."""
+        return len(self._parked)
+
     def load(self, entries: Mapping[EntryKey, bytes]) -> None:
         """Take over what a ledger held of this run."""
         values: dict[Space, dict[str, bytes]] = {}

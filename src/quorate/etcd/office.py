@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from quorate.clock import Clock
+from quorate.coordinator.chronicle import tell
 from quorate.coordinator.engine import Batch, Engine
 from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
 from quorate.core.state import WorldName
@@ -142,8 +143,7 @@ class Office:
         self._mailroom.deliver(self._engine.take_sends())
         for text in self._mailroom.take_events():
             logger.warning("run %s: %s", self._run_id, text)
-        for run_id, text in self._engine.take_events():
-            logger.info("run %s: %s", run_id, text)
+        tell(logger, self._engine.take_events())
         self._sweep_stores()
         for answers in _bundles(self._mailroom.take_answers()):
             self._tell(answers)

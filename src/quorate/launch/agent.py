@@ -25,6 +25,7 @@ import shutil
 import sys
 from typing import BinaryIO
 
+from quorate import logs
 from quorate.api import RendezvousHandler, RendezvousInfo
 from quorate.clock import Clock, SystemClock
 from quorate.core.state import Place
@@ -109,10 +110,21 @@ class Agent:
         while True:
             with self._interrupts.felt():
                 info = self._handler.next_rendezvous()
+            self._note_place(info)
             self._failure = None
             exit_code = self._run_round(info, wards)
             if exit_code is not None:
                 return exit_code
+
+    def _note_place(self, info: RendezvousInfo) -> None:
+        place = info.place
+        node = getattr(self._handler, "node", None)
+        logs.note(
+            run=self._spec.run_id,
+            round=place.round if place is not None else None,
+            node=str(node) if node is not None else None,
+            rank=info.rank,
+        )
 
     def _run_round(self, info: RendezvousInfo, wards: Wards) -> int | None:
         """Run the workers once; return the exit code, or None if the round is to be followed."""

@@ -172,8 +172,8 @@ class SimCoordinator(Peer):
         batch = engine.take_batch()
         self._watcher.after(self)
         self._send(engine.take_sends())
-        for _, text in engine.take_events():
-            self._watcher.happened(self, text)
+        for _, event in engine.take_events():
+            self._watcher.happened(self, event.text)
         if batch is not None:
             self._store(batch)
 
