@@ -2,7 +2,7 @@
 
 PYTHON ?=
 TORCH = torch==2.13.0
-SYSTEM = etcd-server etcd-client openssl iproute2
+SYSTEM = etcd-server etcd-client openssl iproute2 chromium chromium-driver
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -30,8 +30,8 @@ demo: $(DEMO)  ## watch a job lose an agent, gain one, and finish
 test: $(DEV) torch system  ## run every test
 	@$(PYTEST)
 
-unit: $(DEV)  ## run the quick tests: no whole programs, long simulations, torch, etcd
-	@$(PYTEST) -m "not e2e and not sim and not torch and not etcd"
+unit: $(DEV)  ## run the quick tests: no whole programs, long simulations, torch, etcd, browser
+	@$(PYTEST) -m "not browser and not e2e and not sim and not torch and not etcd"
 
 e2e: $(DEV) torch system  ## run the tests of whole programs
 	@$(PYTEST) -m e2e
@@ -51,9 +51,10 @@ lint: $(DEV)  ## look for likely mistakes
 types: $(DEV)  ## check the types
 	@$(BIN)/mypy
 
-system: $(MADE)  ## install etcd, openssl and iproute2, which some tests need (as root, with apt-get)
+system: $(MADE)  ## install etcd, Chromium, openssl, iproute2, which some tests need (as root, with apt-get)
 	@etcd=$$(command -v "$${QUORATE_ETCD_BINARY_PATH:-etcd}"); \
-	if [ -n "$$etcd" ] && command -v openssl >/dev/null 2>&1 && command -v ip >/dev/null 2>&1; then \
+	if [ -n "$$etcd" ] && command -v openssl >/dev/null 2>&1 && command -v ip >/dev/null 2>&1 \
+	        && command -v chromium >/dev/null 2>&1 && command -v chromedriver >/dev/null 2>&1; then \
 	    :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 	    echo 'installing $(SYSTEM)'; \
@@ -63,7 +64,7 @@ system: $(MADE)  ## install etcd, openssl and iproute2, which some tests need (a
 	            'the tests that need them are skipped' >&2; \
 	    [ -n "$$etcd" ] || systemctl disable --now etcd >/dev/null 2>&1 || :; \
 	else \
-	    echo 'warning: etcd, openssl or iproute2 is missing, the tests that need them are skipped:' \
+	    echo 'warning: etcd, Chromium, openssl or iproute2 is missing, the tests that need them are skipped:' \
 	        'install them (on Debian or Ubuntu, as root: apt-get install $(SYSTEM))' >&2; \
 	fi
 

@@ -36,6 +36,7 @@ hypothesis.settings.load_profile("quorate")
 
 HOW_TO_GET = {
     "torch": "PyTorch is not installed: `make torch` installs it",
+    "browser": "chromium or its driver is not installed: `make system` installs them, as root",
     "etcd": "etcd or openssl is not installed: `make system` installs them, as root",
     "openssl": "openssl is not installed: `make system` installs it, as root",
     "netns": "iproute2 is not installed: `make system` installs it, as root",
@@ -65,6 +66,8 @@ def missing(package: str) -> bool:
         return shutil.which("openssl") is None
     if package == "netns":
         return shutil.which("ip") is None
+    if package == "browser":
+        return not all(map(shutil.which, ("chromium", "chromedriver")))
     return importlib.util.find_spec(package) is None
 
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import re
 import signal
 import socket
+import ssl
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from quorate.cli.common import Connection
+from quorate.cli.serve import command
 from quorate.cli.status import fetch_status
 from quorate.coordinator.host import serve_options
 from quorate.coordinator.ledger import journal_path
 from quorate.credentials import token_from
-from quorate.errors import RendezvousAuthenticationError
+from quorate.errors import RendezvousAuthenticationError, RendezvousSettingsError
 from quorate.identity import Endpoint
 from tests.certificates import Authority
 from tests.served import LOOPBACK, ServeProcess, make_handler
@@ -222,3 +229,118 @@ def test_a_token_that_is_missing_is_told(serve: Serve, tmp_path: Path) -> None:
 def test_to_ask_for_certificates_it_needs_one(serve: Serve, tmp_path: Path) -> None:
     served = serve(Endpoint(LOOPBACK, 0), "--tls-client-ca", Authority(tmp_path / "tls").file)
     assert "needs a certificate: give --tls-cert" in expect_refusal(served, 76)
+
+
+def page_of(served: ServeProcess, until: Until) -> str:
+    line = until(lambda: re.search(r"status page at (https?://\S+)", served.output), LATE_S)
+    return str(line[1])
+
+
+def test_http_serves_the_page_on_this_machine_alone(
+    serve: Serve, free_port: Callable[[], int], until: Until
+) -> None:
+    endpoint = Endpoint(LOOPBACK, free_port())
+    served = serve(endpoint, "--memory", "--http", "0")
+    handler = make_handler(endpoint)
+    handler.next_rendezvous()
+    url = page_of(served, until)
+    assert url.startswith("http://localhost:")
+    with urllib.request.urlopen(url, timeout=LATE_S) as answer:
+        assert b"<title>quorate</title>" in answer.read()
+    with urllib.request.urlopen(f"{url}status.json", timeout=LATE_S) as answer:
+        assert len(msgspec.json.decode(answer.read())["runs"]) == 1
+    with urllib.request.urlopen(f"{url}readyz", timeout=LATE_S) as answer:
+        assert answer.read() == b"ready: this coordinator decides\n"
+    handler.leave()
+    served.signal(signal.SIGTERM)
+    assert served.process.wait(LATE_S) == 0
+
+
+def test_http_on_a_port_that_is_taken_is_explained(
+    serve: Serve, free_port: Callable[[], int], until: Until
+) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        served = serve(Endpoint(LOOPBACK, free_port()), "--http", f"{LOOPBACK}:{port}")
+        assert served.process.wait(LATE_S) != 0
+    assert f"Another program has port {port}" in served.output
+
+
+def test_http_without_the_extra_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(command, ["--endpoint", f"{LOOPBACK}:0", "--memory", "--http", "0"])
+    assert isinstance(result.exception, RendezvousSettingsError)
+    assert "--http needs aiohttp and prometheus_client: pip install 'quorate[server]'" in str(
+        result.exception
+    )
+
+
+def test_events_are_lines_of_json(
+    serve: Serve, tmp_path: Path, free_port: Callable[[], int], until: Until
+) -> None:
+    endpoint = Endpoint(LOOPBACK, free_port())
+    path = tmp_path / "events"
+    serve(endpoint, "--memory", "--events", str(path))
+    handler = make_handler(endpoint)
+    handler.next_rendezvous()
+
+    def kinds() -> list[str]:
+        return [msgspec.json.decode(line)["kind"] for line in path.read_bytes().splitlines()]
+
+    until(lambda: "completed" in kinds(), LATE_S)
+    assert kinds()[0] == "joined"
+    handler.leave()
+
+
+def test_events_that_cannot_be_written_are_refused_at_once(
+    serve: Serve, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    served = serve(Endpoint(LOOPBACK, free_port()), "--memory", "--events", str(tmp_path))
+    assert served.process.wait(LATE_S) != 0
+    assert f"--events {tmp_path} cannot be written to (Is a directory)" in served.output
+
+
+def test_the_page_asks_for_the_tokens_of_its_coordinator(
+    serve: Serve, token_file: Path, tmp_path: Path, free_port: Callable[[], int], until: Until
+) -> None:
+    operators = tmp_path / "operators"
+    operators.write_text("operators-know-this-too")
+    files = ("--token-file", str(token_file), "--operator-token-file", str(operators))
+    url = page_of(serve(Endpoint(LOOPBACK, free_port()), "--memory", "--http", "0", *files), until)
+
+    def rights(token: str) -> Any:
+        request = urllib.request.Request(f"{url}access")
+        request.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(request, timeout=LATE_S) as answer:
+            told = msgspec.json.decode(answer.read())
+        return told["read"], told["act"]
+
+    assert rights("a guess") == (False, False)
+    assert rights(token_file.read_text()) == (True, False)
+    assert rights(operators.read_text()) == (True, True)
+
+
+def test_the_page_has_the_certificate_of_its_coordinator(
+    serve: Serve, tmp_path: Path, free_port: Callable[[], int], until: Until
+) -> None:
+    authority = Authority(tmp_path / "tls")
+    first, second = authority.issue("first"), authority.issue("second")
+    flags = ("--tls-cert", first.cert_file, "--tls-key", first.key_file)
+    url = page_of(serve(Endpoint(LOOPBACK, free_port()), "--memory", "--http", "0", *flags), until)
+    trusting = ssl.create_default_context(cafile=authority.file)
+
+    def certificate() -> bytes | None:
+        address = urlsplit(url)
+        with (
+            socket.create_connection((str(address.hostname), address.port), LATE_S) as plain,
+            trusting.wrap_socket(plain, server_hostname=address.hostname) as secured,
+        ):
+            return secured.getpeercert(binary_form=True)
+
+    with urllib.request.urlopen(f"{url}readyz", timeout=LATE_S, context=trusting) as answer:
+        assert answer.status == 200
+    former = certificate()
+    # The key first: while they do not fit together, the former ones count.
+    Path(first.key_file).write_bytes(Path(second.key_file).read_bytes())
+    Path(first.cert_file).write_bytes(Path(second.cert_file).read_bytes())
+    until(lambda: certificate() != former, LATE_S)

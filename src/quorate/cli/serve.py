@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from quorate.api import RendezvousParameters
 from quorate.backends.journal import Journal
-from quorate.cli.common import CONTEXT_SETTINGS, DEFAULT_PORT, set_up_logging, token_option
+from quorate.cli.common import (
+    CONTEXT_SETTINGS,
+    DEFAULT_PORT,
+    events_option,
+    send_events,
+    set_up_logging,
+    token_option,
+)
 from quorate.config import check_keys, parse_rendezvous_config
 from quorate.coordinator.door import Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S
 from quorate.coordinator.ledger import Ledger, Seat, journal_path, state_directory
-from quorate.coordinator.server import serve
+from quorate.coordinator.server import Companion, serve
 from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.identity import (
@@ -36,6 +45,8 @@ logger = logging.getLogger("quorate.serve")
 
 # Below what coordinators keep their runs in etcd.
 DEFAULT_PREFIX = "quorate"
+
+PAGE_PACKAGES = ("aiohttp", "prometheus_client")
 
 # One exchange with etcd, an election included; a coordinator tries again for as long as it takes.
 ETCD_TIMEOUT_S = "5"
@@ -73,6 +84,13 @@ ETCD_TIMEOUT_S = "5"
     metavar="HOST[:PORT]",
     help="Where agents find this coordinator, if not at --endpoint.",
 )
+@click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    help="Serve the status page, JSON and metrics there; without HOST on this machine alone. Needs "
+    "the extra 'server'.",
+)
+@events_option()
 @click.option("--memory", is_flag=True, help="Keep no journal: runs die with this process.")
 @click.option(
     "--idle-exit",
@@ -130,6 +148,8 @@ def command(
     backend: str | None,
     backend_conf: str,
     advertise: str | None,
+    http: str | None,
+    events: str | None,
     memory: bool,
     idle_exit_s: float | None,
     closed_kept_s: float,
@@ -147,8 +167,12 @@ def command(
     started again on the same port goes on where it was: no worker is restarted.
     """
     set_up_logging(log_level)
+    send_events(events)
+    if http is not None:
+        _require_page()
     keys = _keys(token_file, operator_token_file)
-    tls = _tls(TlsFiles(tls_client_ca, tls_cert, tls_key))
+    tls_files = TlsFiles(tls_client_ca, tls_cert, tls_key)
+    tls = _tls(tls_files)
     listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     if not listeners:
         listeners = _listen(parse_rendezvous_endpoint(endpoint, DEFAULT_PORT))
@@ -174,7 +198,8 @@ def command(
             )
     if keys.token is None and not tls_client_ca:
         _warn_if_open(listeners)
-    serve(listeners, ledger, idle_exit_s, seat, closed_kept_s, keys, tls)
+    companions = {} if http is None else {"companion": _page(http, keys, _tls(tls_files))}
+    serve(listeners, ledger, idle_exit_s, seat, closed_kept_s, keys, tls, **companions)
 
 
 def _tls(files: TlsFiles) -> TlsContexts | None:
@@ -192,6 +217,40 @@ def _keys(token_file: str | None, operator_token_file: str | None) -> Keys:
             "--token-file too."
         )
     return Keys(token, Token.from_file(operator_token_file))
+
+
+def _require_page() -> None:
+    missing = [name for name in PAGE_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RendezvousSettingsError(
+            f"--http needs {' and '.join(missing)}: pip install 'quorate[server]'."
+        )
+
+
+def _page(address: str, keys: Keys, tls: TlsContexts | None) -> Companion:
+    """Return the status page, listening.
+
+    Raises:
+        RendezvousSettingsError: The address means nothing.
+        RendezvousConnectionError: Another program has the port.
+    """
+    from quorate.page.access import Access
+    from quorate.page.app import page_on
+
+    named = f"localhost:{address}" if address.isdigit() else address
+    endpoint = parse_rendezvous_endpoint(named, 0)
+    listeners = _listen(endpoint)
+    port = listeners[0].getsockname()[1]
+    scheme = "https" if tls is not None else "http"
+    logger.info("status page at %s://%s/", scheme, Endpoint(endpoint.host, port))
+    if keys.token is None and not _is_local(listeners):
+        logger.warning("whoever reaches the status page may read it: give it --token-file")
+    access = Access(lambda: _accepted(keys.token), lambda: _accepted(keys.operator_token))
+    return page_on(listeners, access, {endpoint.host}, tls)
+
+
+def _accepted(token: Token | None) -> Sequence[bytes]:
+    return token.current().accepted if token is not None else ()
 
 
 def _advertised(endpoint: str, port: int) -> str:
@@ -241,8 +300,12 @@ def _listen(endpoint: Endpoint) -> list[socket.socket]:
 
 
 def _warn_if_open(listeners: list[socket.socket]) -> None:
-    if not all(is_loopback(listener.getsockname()[0]) for listener in listeners):
+    if not _is_local(listeners):
         logger.warning(
             "this coordinator listens beyond this machine without a token, and lets everybody in: "
             "give it --token-file or --tls-client-ca, or run it only in a network that you trust"
         )
+
+
+def _is_local(listeners: list[socket.socket]) -> bool:
+    return all(is_loopback(listener.getsockname()[0]) for listener in listeners)

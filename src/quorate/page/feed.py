@@ -1,0 +1,185 @@
+"""What viewers of the page are sent without asking: server-sent events, the same for all.
+
+One `Feed` looks at the coordinator's runs, at most twice a second and only at those that have
+changed, and hands what is new to every viewer of that run. The format is that of the HTML
+standard, "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from quorate.clock import Clock
+from quorate.coordinator.glimpse import glimpse
+from quorate.coordinator.server import CoordinatorServer
+from quorate.errors import RendezvousLimitError
+from quorate.page.timeline import Timeline
+
+__all__ = ["LOOK_S", "TIMELINES_MAX", "VIEWERS_MAX", "Feed", "Viewer"]
+
+# How often the runs are looked at; a run of 4,000 nodes that changes costs some milliseconds.
+LOOK_S = 0.5
+
+VIEWERS_MAX = 64
+
+# The runs that changed last are shown; a timeline of 4,000 nodes takes some megabytes.
+TIMELINES_MAX = 200
+
+# What is kept for a viewer that does not read; one that is further behind fetches everything.
+UNREAD_BYTES_MAX = 1024 * 1024
+
+_BRIEF = ("run", "phase", "round", "held", "lost", "waiting_for")
+
+
+class Viewer:
+    """Somebody who looks at the page.
+
+    Args:
+        run_id: The run whose changes it is sent; empty for none.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self._unread: deque[bytes] = deque()
+        self._unread_bytes = 0
+        self._news = asyncio.Event()
+
+    def send(self, event: bytes) -> None:
+        """Add an event; a viewer that has too many of them is told that it is behind."""
+        if self._unread_bytes + len(event) > UNREAD_BYTES_MAX:
+            self._unread.clear()
+            self._unread_bytes = 0
+            event = encoded("behind", {})
+        self._unread.append(event)
+        self._unread_bytes += len(event)
+        self._news.set()
+
+    async def take(self, timeout_s: float) -> bytes:
+        """Return what is to be sent now; a comment if there was nothing for some seconds."""
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        except TimeoutError:
+            return b":\n\n"
+        self._news.clear()
+        events = b"".join(self._unread)
+        self._unread.clear()
+        self._unread_bytes = 0
+        return events
+
+
+class Feed:
+    """Follows the runs of a coordinator for all viewers.
+
+    Args:
+        server: The coordinator.
+        clock: The time that people are told.
+    """
+
+    def __init__(self, server: CoordinatorServer, clock: Clock) -> None:
+        self._server = server
+        self._clock = clock
+        self._timelines: dict[str, Timeline] = {}
+        self._revisions: dict[str, int] = {}
+        self._viewers: set[Viewer] = set()
+        self._hindrance = ""
+
+    def attach(self, run_id: str) -> Viewer:
+        """Return a new viewer, which knows the runs from the first event on; detach it later.
+
+        Raises:
+            RendezvousLimitError: There are as many as there may be.
+        """
+        if len(self._viewers) >= VIEWERS_MAX:
+            raise RendezvousLimitError(
+                f"{VIEWERS_MAX} viewers already look at this coordinator: try again later."
+            )
+        viewer = Viewer(run_id)
+        self._viewers.add(viewer)
+        viewer.send(self._greeting())
+        viewer.send(encoded("runs", [_brief(timeline) for timeline in self._timelines.values()]))
+        timeline = self._timelines.get(run_id)
+        if timeline is not None:
+            viewer.send(encoded("version", {"run": run_id, "version": timeline.version}))
+        return viewer
+
+    def detach(self, viewer: Viewer) -> None:
+        """Send nothing more to a viewer."""
+        self._viewers.discard(viewer)
+
+    def snapshot(self, run_id: str) -> bytes | None:
+        """Return the timeline of a run as JSON; `None` if there is no such run here."""
+        self.look()
+        timeline = self._timelines.get(run_id)
+        return timeline.snapshot(self._now_s()) if timeline is not None else None
+
+    async def follow(self) -> None:
+        """Look at the runs until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        """Take note of what has changed since the last look, and tell the viewers."""
+        runs = self._server.runs
+        for run_id in self._timelines.keys() - runs.keys():
+            self._drop(run_id)
+        for run_id in self._revisions.keys() - runs.keys():
+            del self._revisions[run_id]
+        for run_id, run in runs.items():
+            if self._revisions.get(run_id) != run.revision:
+                self._revisions[run_id] = run.revision
+                # The last in the dictionary is the one that changed last.
+                timeline = self._timelines.pop(run_id, None) or Timeline(run_id)
+                self._timelines[run_id] = timeline
+                if timeline.observe(glimpse(run), self._now_s()):
+                    self._tell(timeline)
+        while len(self._timelines) > TIMELINES_MAX:
+            self._drop(next(iter(self._timelines)))
+        if self._hindrance != self._server.hindrance():
+            self._broadcast(self._greeting())
+
+    def _tell(self, timeline: Timeline) -> None:
+        if not self._viewers:
+            return
+        self._broadcast(encoded("run", _brief(timeline)))
+        run_id = timeline.head["run"]
+        watching = [viewer for viewer in self._viewers if viewer.run_id == run_id]
+        if watching:
+            event = framed("diff", timeline.diff(self._now_s()))
+            for viewer in watching:
+                viewer.send(event)
+
+    def _drop(self, run_id: str) -> None:
+        del self._timelines[run_id]
+        self._broadcast(encoded("gone", {"run": run_id}))
+
+    def _broadcast(self, event: bytes) -> None:
+        for viewer in self._viewers:
+            viewer.send(event)
+
+    def _greeting(self) -> bytes:
+        self._hindrance = self._server.hindrance()
+        content = {"name": self._server.name, "hindrance": self._hindrance, "now": self._now_s()}
+        return encoded("coordinator", content)
+
+    def _now_s(self) -> float:
+        return round(self._clock.now().timestamp(), 3)
+
+
+def encoded(event: str, content: object) -> bytes:
+    """Return an event with some content."""
+    return framed(event, msgspec.json.encode(content))
+
+
+def framed(event: str, json: bytes) -> bytes:
+    """Return an event with content that is JSON already, which has no line breaks."""
+    return b"event: " + event.encode() + b"\ndata: " + json + b"\n\n"
+
+
+def _brief(timeline: Timeline) -> dict[str, Any]:
+    head = timeline.head
+    return {key: head[key] for key in _BRIEF} | {"nodes": sum(head["counts"].values())}
