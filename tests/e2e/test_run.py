@@ -71,6 +71,19 @@ def test_a_job_of_one_machine_needs_no_endpoint(cluster: Cluster) -> None:
     assert finished == "quorate: the workers of this node have finished; everyone has finished"
 
 
+def test_what_happens_can_be_kept_as_lines_of_json(cluster: Cluster, tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    flags = ("--standalone", "--rdzv-id", "job", "--events", str(path), "--log-level", "debug")
+    node = cluster.quorate("run", *flags, WORKER, "report")
+    assert node.exit_code() == 0, node.report()
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [event["state"] for event in events] == ["RUNNING", "SUCCEEDED"]
+    assert (events[-1]["run_id"], events[-1]["rank"], events[-1]["round"]) == ("job", 0, 0)
+    # What is known of the node stands on every line of its log.
+    (place,) = [line for line in node.stderr if "has rank 0 of 1" in line]
+    assert place.endswith(f"[run=job round=0 node={events[-1]['node']} rank=0]")
+
+
 def test_any_program_may_stand_after_two_dashes(cluster: Cluster) -> None:
     node = cluster.quorate(
         "run", "--standalone", "--", "sh", "-c", "echo rank=$RANK -- $1", "x", "y"
