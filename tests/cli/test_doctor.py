@@ -15,8 +15,9 @@ from quorate import identity
 from quorate.cli import doctor as doctor_module
 from quorate.cli.common import Connection
 from quorate.cli.doctor import FAIL, OK, WARN, clock_finding, command, examine, files_finding
+from quorate.cli.status import fetch_status
 from quorate.identity import Endpoint, resolve
-from tests.served import LOOPBACK, ThreadedCoordinator
+from tests.served import LOOPBACK, PATIENCE_S, ThreadedCoordinator
 
 NOW = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -103,6 +104,8 @@ def test_a_loopback_address_is_not_for_others(
         found = next(finding for finding in findings if finding.check == "advertised")
         assert found.level == level
         assert text in found.text
+    # Connections are taken in their order: those of before are not under way any more.
+    fetch_status(Connection([coordinator.endpoint], PATIENCE_S))
 
 
 def test_clocks() -> None:
