@@ -29,6 +29,11 @@ def params(backend: str = "memory", **config: Any) -> RendezvousParameters:
     return RendezvousParameters(backend, "localhost", "run", 2, 3, **config)
 
 
+def test_a_key_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(RendezvousSettingsError, match="'rank' is given twice, as '1' and as '2'"):
+        parse_rendezvous_config("rank=1,slots=2,rank=2")
+
+
 def test_the_page_is_what_the_table_says() -> None:
     page = Path(__file__).parents[1] / "docs" / "configuration.md"
     assert page.read_text() == document(), "run: python -m quorate.config > docs/configuration.md"

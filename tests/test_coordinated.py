@@ -23,7 +23,7 @@ from quorate.api import RendezvousInfo, RendezvousParameters
 from quorate.backends.journal import Journal
 from quorate.cli.common import Connection
 from quorate.cli.status import fetch_status
-from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
+from quorate.coordinated import CoordinatedRendezvousHandler, _Explanation, create_handler
 from quorate.coordinator.door import Keys
 from quorate.credentials import Token
 from quorate.errors import (
@@ -35,6 +35,9 @@ from quorate.errors import (
     RendezvousTimeoutError,
 )
 from quorate.identity import Endpoint
+from quorate.testing import ManualClock
+from quorate.wait import Wait
+from quorate.wire.messages import Waiting
 from tests.conftest import busy_s
 from tests.served import (
     LOOPBACK,
@@ -119,6 +122,76 @@ def test_r8_a_leave_is_told_and_the_rest_regroup(agent: MakeHandler, until: Unti
     assert [info.world_size for info in again] == [2, 2]
     assert {world_of(info)[1] for info in again} == {world_of(infos[0])[1] + 1}
     assert not handlers[1].is_closed()
+
+
+def test_a_node_that_steps_aside_is_not_waited_for_and_may_come_back(
+    agent: MakeHandler, coordinator: ThreadedCoordinator, until: Until
+) -> None:
+    one, two = agent(nodes=(1, 2)), agent(nodes=(1, 2))
+    join_all(one, two)
+    two.step_aside("unhealthy: GPU 2 fell off the bus")
+    until(lambda: one.num_nodes_waiting() > 0, what="the push")
+    assert "left: unhealthy: GPU 2 fell off the bus" in one.reason_to_regroup
+    departed = status(coordinator.endpoint)["runs"][0]["departed"]
+    assert list(departed.values()) == ["left: unhealthy: GPU 2 fell off the bus"]
+    assert join_all(one)[0].world_size == 1
+    with ThreadPoolExecutor(1) as pool:
+        back = pool.submit(two.next_rendezvous)
+        until(lambda: one.num_nodes_waiting() > 0, what="the newcomer")
+        assert one.next_rendezvous().world_size == 2
+        assert back.result(LATE_S).world_size == 2
+
+
+def test_a_node_that_never_joined_says_why_it_stays_out_and_hears_of_a_close(
+    agent: MakeHandler, until: Until
+) -> None:
+    one, two = agent(nodes=(1, 1)), agent(nodes=(1, 1))
+    join_all(one)
+    two.step_aside("unhealthy: no disk")
+    two.step_aside("unhealthy: no disk still")
+    assert one.num_nodes_waiting() == 0
+    one.set_closed("enough")
+    until(lambda: two.closed_reason == "enough", what="the close")
+
+
+def test_r16_what_is_waited_for_is_reported_until_the_answer(agent: MakeHandler) -> None:
+    waits: list[Wait] = []
+    over = threading.Event()
+
+    class Reporter:
+        def report(self, wait: Wait) -> None:
+            waits.append(wait)
+
+        def done(self) -> None:
+            over.set()
+
+    handler = agent(nodes=(2, 2), join_timeout="4")
+    handler.report_waits_to(Reporter())
+    with pytest.raises(RendezvousTimeoutError, match=r"present: .*; missing: 1 node"):
+        handler.next_rendezvous()
+    assert over.is_set()
+    last = waits[-1]
+    assert (last.reason, last.missing_count) == ("waiting for 1 more node (1 of 2)", 1)
+    assert last.gives_up_in_s is not None
+    assert last.gives_up_in_s <= 2.5
+
+
+def test_a_spare_has_no_deadline_and_a_promoted_one_has_all_its_time() -> None:
+    clock = ManualClock()
+    told = _Explanation(clock, 60.0)
+    assert told.wait(None) is None
+    spare = Waiting("spare", "waiting as a spare", 1.0)
+    for _ in range(100):
+        clock.advance(1.0)
+        wait = told.wait(spare)
+    assert wait is not None
+    assert (wait.since_s, wait.gives_up_in_s) == (100.0, None)
+    promoted = Waiting("last_call", "last call", 0.0, ends_in_s=30.0)
+    told.wait(promoted)
+    clock.advance(10.0)
+    wait = told.wait(promoted)
+    assert wait is not None
+    assert (wait.since_s, wait.ends_in_s, wait.gives_up_in_s) == (10.0, 20.0, 50.0)
 
 
 def test_r7_a_close_is_told_with_its_reason(agent: MakeHandler, until: Until) -> None:

@@ -31,7 +31,8 @@ from quorate.events import RendezvousEvent
 from quorate.executor import DistributedRendezvousOpExecutor
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.testing import Fault, ManualClock
-from tests.core.support import make_settings, node
+from quorate.wait import Wait
+from tests.core.support import LAST_CALL_S, make_settings, node
 from tests.direct import Member, PolledBackend, change, stored
 
 A, B, C, D = (node(name) for name in "abcd")
@@ -221,8 +222,11 @@ def test_run_raises_error_if_rendezvous_is_closed(cluster: Cluster) -> None:
 def test_run_raises_error_if_operation_timed_out(cluster: Cluster) -> None:
     """R16, R7: the error says who is missing, and the one who gave up is gone without harm."""
     before = cluster.clock.monotonic()
-    with pytest.raises(RendezvousTimeoutError, match=r"a_1_0: waiting for 1 more node \(1 of 2\)"):
+    with pytest.raises(
+        RendezvousTimeoutError, match=r"a_1_0: waiting for 1 more node \(1 of 2\)"
+    ) as caught:
         cluster.run(A, RendezvousJoinOp(), 20.0)
+    assert "; present: a_1_0; missing: 1 node. Start" in str(caught.value)
     assert 20.0 <= cluster.clock.monotonic() - before <= 23.0
     assert cluster.state.last_heartbeats == {}
     assert not cluster.state.closed
@@ -388,21 +392,52 @@ def test_every_action_is_recorded(cluster: Cluster, seen: list[RendezvousEvent])
     ]
 
 
-def test_a_wait_explains_itself_now_and_then(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
-    """R16: at once when its kind changes, else every 10 s."""
-    caplog.set_level(logging.INFO, "quorate.executor")
+class Notes:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.waits: list[Wait] = []
+        self.ended = 0
+
+    def report(self, wait: Wait) -> None:
+        self.waits.append(wait)
+
+    def done(self) -> None:
+        self.ended += 1
+
+
+def test_r16_a_wait_explains_itself_at_every_look(cluster: Cluster) -> None:
+    notes = Notes()
+    cluster.members[A].executor.reporter = notes
     with pytest.raises(RendezvousTimeoutError):
         cluster.run(A, RendezvousJoinOp(), 25.0)
-    lines = [record.message for record in caplog.records]
-    assert len(lines) == 3
-    assert all("waiting for 1 more node (1 of 2)" in line for line in lines)
-    caplog.clear()
+    first, *_, last = notes.waits
+    assert {wait.reason for wait in notes.waits} == {"waiting for 1 more node (1 of 2)"}
+    assert (first.since_s, first.missing_count, first.ends_in_s) == (0.0, 1, None)
+    assert 24.0 <= last.since_s <= 25.0
+    assert last.gives_up_in_s is not None
+    assert 0.0 <= last.gives_up_in_s <= 1.0
+    assert notes.ended == 1
+
+
+def test_r16_the_last_call_says_how_long_it_lasts(cluster: Cluster) -> None:
+    notes = Notes()
+    cluster.members[A].executor.reporter = notes
     cluster.take(B, RendezvousJoinOp())
     with pytest.raises(RendezvousTimeoutError):
         cluster.run(A, RendezvousJoinOp(), 5.0)
-    assert "last call" in caplog.records[0].message
+    first, *_, last = notes.waits
+    assert first.kind == "last_call"
+    assert first.ends_in_s == LAST_CALL_S
+    assert last.ends_in_s == LAST_CALL_S - last.since_s
+
+
+def test_r16_a_wait_is_logged_as_news(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "quorate.rendezvous")
+    with pytest.raises(RendezvousTimeoutError):
+        cluster.run(A, RendezvousJoinOp(), 25.0)
+    (line,) = [record.message for record in caplog.records]
+    assert line == "waiting for 1 more node (1 of 2), since 0 s; gives up in 25 s (run run)"
 
 
 def test_a_wait_does_not_hold_up_other_threads() -> None:

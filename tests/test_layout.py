@@ -37,9 +37,11 @@ FLOORS: dict[str, str] = {
         core.ranking
         core.exclusion
         core.completion
+        core.attendance
         core.transitions
         core.ops
         core
+        wait
         api
         """,
     "F2": """
@@ -47,6 +49,7 @@ FLOORS: dict[str, str] = {
         logs
         tracing
         events
+        terminal
         config
         etcd.messages
         etcd.receipt
@@ -227,7 +230,6 @@ FLOORS: dict[str, str] = {
         bench.measuring
         bench.campaign
         bench.table
-        bench.progress
         bench.plot
         bench.report
         bench

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 from quorate.core.state import Place, World
 from quorate.errors import RendezvousSettingsError
+from quorate.wait import WaitReporter
 
 __all__ = [
     "BootstrapStore",
@@ -250,6 +251,26 @@ class RendezvousHandler(ABC):
 
         Args:
             reason: Why, for the others.
+        """
+        return None
+
+    def report_waits_to(self, reporter: WaitReporter) -> None:
+        """Say from now on to a reporter what `next_rendezvous` waits for, instead of to the log.
+
+        Handlers that cannot tell do nothing.
+        """
+        return None
+
+    def step_aside(self, reason: str) -> None:
+        """Leave the run until the next call of `next_rendezvous`: the others go on meanwhile.
+
+        With a handler that cannot do so, they go on once this node is missed (R10).
+
+        Args:
+            reason: Why, for the others.
+
+        Raises:
+            RendezvousError: The others could not be told.
         """
         return None
 

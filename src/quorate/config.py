@@ -308,6 +308,11 @@ def parse_rendezvous_config(text: str) -> dict[str, str]:
                 f"The rendezvous configuration option '{key}' must have a value specified, as in "
                 f"{key}=<value>."
             )
+        if key in config:
+            raise RendezvousSettingsError(
+                f"The rendezvous configuration option '{key}' is given twice, as '{config[key]}' "
+                f"and as '{value}': give it once."
+            )
         config[key] = value
     return config
 

@@ -20,12 +20,14 @@ from quorate.api import (
     RendezvousStoreInfo,
     free_port,
 )
+from quorate.clock import Clock, SystemClock
 from quorate.config import check_keys, local_addr_from, profile_from, settings_from
 from quorate.coordinator.attachment import Attachment, unreachable
 from quorate.coordinator.client import Client, answered
 from quorate.coordinator.host import CoordinatorHost
 from quorate.coordinator.remote_store import RemoteStore
 from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.ops import SPARE
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import Place, World, WorldName
 from quorate.credentials import Token, token_from
@@ -39,6 +41,7 @@ from quorate.identity import (
 from quorate.logs import fields
 from quorate.tls import TlsContexts, client_contexts, tls_files_from
 from quorate.tracing import RendezvousSpan, rendezvous_span
+from quorate.wait import NO_COORDINATOR, Wait, WaitLog, WaitReporter
 from quorate.wire.messages import (
     FAILED,
     ROLE_AGENT,
@@ -53,6 +56,7 @@ from quorate.wire.messages import (
     Joined,
     Leave,
     Request,
+    Waiting,
     WorldRecord,
 )
 
@@ -112,6 +116,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         host: May start a coordinator on this machine; `None` never to.
         token: What the coordinator and this node must both know; `None` if there is none.
         tls: What the connection is secured with; `None` for a plain one.
+        clock: Measures for how long this node has waited.
     """
 
     _node_desc_generator = NodeDescGenerator()
@@ -125,8 +130,11 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         host: Callable[[Endpoint], None] | None = None,
         token: Token | None = None,
         tls: TlsContexts | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._tls = tls
+        self._clock = clock or SystemClock()
+        self._reporter: WaitReporter = WaitLog(settings.run_id, self._clock, self._fields)
         self._settings = settings
         self._token = token
         self._profile = profile or NodeProfile()
@@ -199,7 +207,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
                 future.cancel()
             self._place = place = joined.place
             span.joined(place.round, place.rank, place.size, str(self._node or ""))
-        text = f"has rank {place.rank} of {place.size} in round {place.world}"
+        text = f"has rank {place.rank} in round {place.world}, a world of {place.size}"
         self._record(text, events.EventState.SUCCEEDED)
         return self._info(place)
 
@@ -258,6 +266,16 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             except RendezvousError as error:
                 logger.info("could not say that this node leaves: %s", error)
         self._release()
+
+    def report_waits_to(self, reporter: WaitReporter) -> None:
+        """See base class."""
+        self._reporter = reporter
+
+    def step_aside(self, reason: str) -> None:
+        """See base class. It keeps its session, and hears of a close."""
+        self._start()
+        timeout_s = self._settings.timeout.close.total_seconds()
+        answered(self._client.call(lambda id: Leave(id, reason), timeout_s), Flag)
 
     def shutdown(self) -> bool:
         """Close the run if this node is or was in a world of it, else leave; end the session."""
@@ -332,28 +350,37 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         span: RendezvousSpan,
     ) -> Answer:
         """Wait for the coordinator's word; it counts the time, except while there is none."""
-        told = None
-        while True:
-            try:
-                return future.result(EXPLAIN_EVERY_S)
-            except TimeoutError:
-                if future.done():
-                    return future.result()
-            detached_s = self._client.detached_for_s()
-            if detached_s > timeout_s:
-                future.cancel()
-                raise unreachable(str(self.endpoint), self._client.attachment, detached_s)
-            explanation = self._client.attachment.explanation
-            if explanation is not None and explanation is not told:
-                told = explanation
-                span.waits(explanation.reason)
-                logger.info(
-                    "%s, since %.0f s (run %s)",
-                    explanation.reason,
-                    explanation.since_s,
-                    self._settings.run_id,
-                    extra=self._fields(),
-                )
+        told = _Explanation(self._clock, timeout_s)
+        try:
+            while True:
+                try:
+                    return future.result(EXPLAIN_EVERY_S)
+                except TimeoutError:
+                    if future.done():
+                        return future.result()
+                detached_s = self._client.detached_for_s()
+                if detached_s > timeout_s:
+                    future.cancel()
+                    raise unreachable(str(self.endpoint), self._client.attachment, detached_s)
+                self._report(told, detached_s, timeout_s, span)
+        finally:
+            self._reporter.done()
+
+    def _report(
+        self, told: _Explanation, detached_s: float, timeout_s: float, span: RendezvousSpan
+    ) -> None:
+        """Say what is waited for (R16)."""
+        attachment = self._client.attachment
+        explanation = attachment.explanation
+        if explanation is not None and explanation is not told.said:
+            span.waits(explanation.reason)
+        wait = told.wait(explanation)
+        if detached_s > 0:
+            reason = f"no coordinator at {self.endpoint} ({attachment.last_error.rstrip('.')})"
+            left_s = timeout_s - detached_s
+            wait = Wait(NO_COORDINATOR, reason, detached_s, gives_up_in_s=left_s)
+        if wait is not None:
+            self._reporter.report(wait)
 
     def _record(self, text: str, state: events.EventState = events.EventState.RUNNING) -> None:
         place = self._place
@@ -386,6 +413,46 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         timeout_s = self._settings.timeout.close.total_seconds()
         answer = self._client.call(lambda id: Close(id, reason, outcome), timeout_s)
         return answered(answer, Flag).value
+
+
+class _Explanation:
+    """What a coordinator has said of a wait, and how old that is.
+
+    Args:
+        clock: Measures it.
+        timeout_s: How long the node waits for a round, in seconds.
+
+    Attributes:
+        said: The coordinator's last word.
+    """
+
+    def __init__(self, clock: Clock, timeout_s: float) -> None:
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._begun_s = self._heard_s = clock.monotonic()
+        self.said: Waiting | None = None
+
+    def wait(self, said: Waiting | None) -> Wait | None:
+        """Return what is waited for now, as far as it is known."""
+        now_s = self._clock.monotonic()
+        if said is not self.said:
+            if self.said is not None and self.said.kind == SPARE:
+                # Now that there is a place for it, its time has begun (R6).
+                self._begun_s = now_s
+            self.said, self._heard_s = said, now_s
+        if said is None:
+            return None
+        age_s = now_s - self._heard_s
+        left_s = max(self._timeout_s - (now_s - self._begun_s), 0.0)
+        return Wait(
+            said.kind,
+            said.reason,
+            said.since_s + age_s,
+            said.missing,
+            said.missing_count,
+            None if said.ends_in_s is None else max(said.ends_in_s - age_s, 0.0),
+            None if said.kind == SPARE else left_s,
+        )
 
 
 def create_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler:

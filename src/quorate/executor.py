@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from abc import ABC, abstractmethod
@@ -13,14 +12,15 @@ from quorate import events
 from quorate.clock import Clock, SystemClock
 from quorate.core import transitions
 from quorate.core.action import Action, Decision, RendezvousContext
+from quorate.core.attendance import attendance, ends_in_s
 from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.ops import SPARE
 from quorate.core.settings import RendezvousSettings
 from quorate.errors import RendezvousClosedError, RendezvousTimeoutError
 from quorate.holder import RendezvousStateHolder
+from quorate.wait import Wait, WaitLog, WaitReporter
 
 __all__ = ["DistributedRendezvousOpExecutor", "Operation", "RendezvousOpExecutor"]
-
-logger = logging.getLogger(__name__)
 
 Operation = Callable[[RendezvousContext, float], Decision]
 
@@ -34,9 +34,6 @@ PAST_DEADLINE_S = 0.01
 # each loss in a row, from the first of these to the second.
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 1.0
-
-# A wait is explained when its kind changes, and as a sign of life this often (R16).
-EXPLAIN_EVERY_S = 10.0
 
 
 class RendezvousOpExecutor(ABC):
@@ -78,6 +75,8 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         clock: Gives the time; the same that the holder has.
         profile: What the node says about itself when it joins. It may be replaced between runs.
         lock: Guards the holder; whoever else uses the holder takes it too.
+        reporter: Where it is said what the node waits for; the log by default. It may be replaced
+            between runs.
     """
 
     def __init__(
@@ -88,16 +87,18 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         clock: Clock | None = None,
         profile: NodeProfile | None = None,
         lock: threading.Lock | None = None,
+        reporter: WaitReporter | None = None,
     ) -> None:
         self.profile = profile or NodeProfile()
+        self.reporter = reporter or WaitLog(settings.run_id, clock)
         self._node = node
         self._state_holder = state_holder
         self._settings = settings
         self._clock = clock or SystemClock()
         self._lock = lock or threading.Lock()
         self._losses = 0
-        self._told_kind = ""
-        self._told_s = 0.0
+        self._waits_for = self._waited_for = ""
+        self._waits_since_s = 0.0
 
     def run(
         self,
@@ -106,18 +107,22 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         update_deadline: Callable[[timedelta], float] | None = None,
     ) -> None:
         """See `RendezvousOpExecutor`."""
-        waited_for = ""
-        while True:
-            decision = self._step(state_handler, deadline)
-            self._tell(decision)
-            if decision.action is Action.FINISH:
-                return
-            self._raise_if_over(decision, waited_for)
-            if decision.action is Action.SYNC:
-                waited_for = decision.reason
-                self._state_holder.wait(self._wait_s(deadline))
-            if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST and update_deadline:
-                deadline = update_deadline(self._settings.timeout.join)
+        self._waits_for = self._waited_for = ""
+        try:
+            while True:
+                decision = self._step(state_handler, deadline)
+                self._tell(decision)
+                if decision.action is Action.FINISH:
+                    return
+                self._raise_if_over(decision)
+                if decision.action is Action.SYNC:
+                    self._state_holder.wait(self._wait_s(deadline))
+                if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST and update_deadline:
+                    deadline = update_deadline(self._settings.timeout.join)
+        finally:
+            if self._waits_for:
+                self._waits_for = ""
+                self.reporter.done()
 
     def _step(self, operation: Operation, deadline: float) -> Decision:
         """Bring the state up to date, and decide on it before another thread can change it.
@@ -145,11 +150,32 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
             self.profile,
         )
         decision = operation(context, deadline)
+        if decision.action is Action.SYNC:
+            self._explain(context, decision, deadline)
         if transitions.apply(context, decision):
             self._state_holder.mark_dirty()
         return decision
 
-    def _raise_if_over(self, decision: Decision, waited_for: str) -> None:
+    def _explain(self, context: RendezvousContext, decision: Decision, deadline: float) -> None:
+        """Say what is waited for, and since when (R16)."""
+        now_s = self._clock.monotonic()
+        if decision.kind != self._waits_for:
+            self._waits_for, self._waits_since_s = decision.kind, now_s
+        there = attendance(context)
+        self._waited_for = f"{decision.reason}; {there}"
+        self.reporter.report(
+            Wait(
+                decision.kind,
+                decision.reason,
+                now_s - self._waits_since_s,
+                there.missing,
+                there.missing_count,
+                ends_in_s(context, decision.kind),
+                None if decision.kind == SPARE else deadline - now_s,
+            )
+        )
+
+    def _raise_if_over(self, decision: Decision) -> None:
         run_id = self._settings.run_id
         if decision.action is Action.ERROR_CLOSED:
             reason = decision.reason
@@ -157,9 +183,10 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
             raise RendezvousClosedError(f"The rendezvous '{run_id}' is closed{because}.", reason)
         if decision.action is Action.ERROR_TIMEOUT:
             # Once the node has given up its place, the state misses the node itself as well.
-            reason = waited_for or decision.reason
+            reason = self._waited_for or decision.reason
             raise RendezvousTimeoutError(
-                f"The rendezvous '{run_id}' has timed out for {self._node}: {reason}."
+                f"The rendezvous '{run_id}' has timed out for {self._node}: {reason}. Start the "
+                f"missing nodes, or raise join_timeout."
             )
 
     def _wait_s(self, deadline: float) -> float:
@@ -169,16 +196,9 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         return min(wait_s, remaining_s + PAST_DEADLINE_S) if remaining_s > 0 else wait_s
 
     def _tell(self, decision: Decision) -> None:
-        """Record what is done; log a wait when its kind changes, else every 10 s (R16)."""
-        action, reason, kind = decision
-        if action not in (Action.SYNC, Action.FINISH):
-            self._record(f"{action.name}: {reason}")
-        if action is not Action.SYNC:
-            return
-        now_s = self._clock.monotonic()
-        if kind != self._told_kind or now_s - self._told_s >= EXPLAIN_EVERY_S:
-            self._told_kind, self._told_s = kind, now_s
-            logger.info("[%s] %s: %s", self._settings.run_id, self._node, reason)
+        """Record what is done."""
+        if decision.action not in (Action.SYNC, Action.FINISH):
+            self._record(f"{decision.action.name}: {decision.reason}")
 
     def _record(self, message: str) -> None:
         events.record(

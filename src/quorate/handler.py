@@ -48,6 +48,7 @@ from quorate.holder import BackendRendezvousStateHolder, RendezvousStateHolder
 from quorate.identity import NodeDescGenerator
 from quorate.stores.foreign import is_of_torch, prefixed, translating_foreign
 from quorate.tracing import rendezvous_span
+from quorate.wait import WaitReporter
 
 __all__ = ["DynamicRendezvousHandler", "create_handler"]
 
@@ -208,7 +209,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
             span.joined(place.round, place.rank, place.size, str(self._node))
         self._record(
             "next_rendezvous",
-            f"{self._node} has rank {place.rank} of {place.size} in round {place.world}",
+            f"{self._node} has rank {place.rank} in round {place.world}, a world of {place.size}",
             events.EventState.SUCCEEDED,
         )
         return RendezvousInfo(store, place.rank, place.size, bootstrap, place)
@@ -237,6 +238,14 @@ class DynamicRendezvousHandler(RendezvousHandler):
         self._stop_heartbeats()
         with self._recording("leave"):
             self._leave(reason)
+
+    def report_waits_to(self, reporter: WaitReporter) -> None:
+        """See `RendezvousHandler`."""
+        self._executor.reporter = reporter
+
+    def step_aside(self, reason: str) -> None:
+        """See `RendezvousHandler`."""
+        self.leave(reason)
 
     def shutdown(self) -> bool:
         """Close the run if this node is a member of its world, else leave it; end the heartbeats.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from quorate.cli import watch
 from quorate.cli.watch import BEGIN, END, Screen, signature
 from tests.served import LOOPBACK, ThreadedCoordinator, make_handler
+from tests.terminal import Terminal
 
 Until = Callable[..., None]
 COMMAND = [sys.executable, "-m", "quorate", "watch", "--interval", "0.1"]
@@ -45,36 +45,9 @@ def test_what_changes_is_printed_until_ctrl_c(tmp_path: Path, until: Until) -> N
     assert all(signature(one) != signature(next_) for one, next_ in pairwise(seen))
 
 
-class Terminal:
-    """A pseudo-terminal, and what was drawn on it."""
-
-    def __init__(self, endpoint: object) -> None:
-        self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen([*COMMAND, str(endpoint)], stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        self.drawn = b""
-
-    def read(self) -> bool:
-        """Read on; return whether there may be more to come."""
-        try:
-            self.drawn += os.read(self._ours, 1 << 16)
-        except OSError:
-            # Linux says so once nobody has the other side open.
-            return False
-        return True
-
-    def end(self) -> int:
-        """Press Ctrl-C, and return what the program exits with."""
-        self.process.send_signal(signal.SIGINT)
-        while self.read():
-            pass
-        os.close(self._ours)
-        return self.process.wait(10)
-
-
 def test_a_terminal_is_redrawn_and_left_as_it_was() -> None:
     coordinator = ThreadedCoordinator()
-    terminal = Terminal(coordinator.endpoint)
+    terminal = Terminal([*COMMAND, str(coordinator.endpoint)])
     while terminal.drawn.count(watch.HOME.encode()) < 3 and terminal.read():
         pass
     coordinator.stop()

@@ -764,6 +764,44 @@ class TestExplanations:
         driver.let_pass(2.25)
         assert [w.kind for w in a.all(Waiting)] == ["min_nodes", "last_call"]
 
+    def test_r16_who_has_not_come_back_is_named_with_the_time_that_is_left(self) -> None:
+        driver = Driver(2, 3)
+        a, _, c = driver.world("a", "b", "c")
+        c.cut(finished=True)
+        driver.let_pass(2.25)
+        rejoin(a)
+        driver.let_pass(10)
+        told = a.last(Waiting)
+        assert told.kind == "min_nodes"
+        assert told.missing == (
+            "b_1_0 (rank 1, not back yet)",
+            "c_1_0 (lost: its process ended)",
+        )
+        assert told.missing_count == 2
+        assert told.ends_in_s is None
+
+    def test_r16_the_last_call_says_how_long_it_lasts(self) -> None:
+        driver = Driver(2, 3)
+        a, b = driver.agent("a"), driver.agent("b")
+        rejoin(a, b)
+        driver.let_pass(2.25)
+        told = a.last(Waiting)
+        assert (told.missing, told.missing_count) == ((), 0)
+        assert told.ends_in_s is not None
+        assert 27 <= told.ends_in_s <= 29
+
+    def test_r16_a_timeout_names_who_was_present_and_who_was_missing(self) -> None:
+        driver = Driver(3, 3)
+        a, b, c = driver.world("a", "b", "c")
+        c.leave("was tired")
+        for agent in (a, b):
+            agent.join(timeout_s=5)
+        driver.let_pass(5.5)
+        assert a.last(Failed).message.startswith(
+            "No round of the run 'run' was completed with a_1_0 within 5 s: waiting for 1 more "
+            "node (2 of 3); present: a_1_0, b_1_0; missing: c_1_0 (left: was tired). Start"
+        )
+
     def test_r16_all_in_one_line_are_told_the_same(self) -> None:
         driver = Driver(3, 3)
         a, b = driver.agent("a"), driver.agent("b")

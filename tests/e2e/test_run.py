@@ -67,7 +67,9 @@ def test_a_job_of_one_machine_needs_no_endpoint(cluster: Cluster) -> None:
     assert first["arguments"] == ["--x"]
     started, joined, finished = node.stderr
     assert started.startswith("quorate: started a coordinator at localhost:")
-    assert joined == "quorate: round 0: node 0 of 1, starting 2 of 2 worker(s)"
+    assert (
+        joined == "quorate: round 0: node rank 0 in a world of 1 node(s), starting 2 of 2 worker(s)"
+    )
     assert finished == "quorate: the workers of this node have finished; everyone has finished"
 
 

@@ -14,11 +14,11 @@ import click
 from quorate.bench.campaign import machine, measure
 from quorate.bench.figures import document
 from quorate.bench.measuring import Options
-from quorate.bench.progress import Progress
 from quorate.bench.subjects import BACKENDS
 from quorate.bench.table import format_table
 from quorate.cli.common import CONTEXT_SETTINGS, tls_options, token_option
 from quorate.credentials import exported, token_from
+from quorate.terminal import LiveLine
 from quorate.tls import TlsFiles
 
 __all__ = ["command"]
@@ -162,7 +162,7 @@ def _run(bench: str, shared: dict[str, Any], **own: Any) -> None:
         | TlsFiles.environment(shared["tls"]),
         **own,
     )
-    with Progress(sys.stderr, shutil.get_terminal_size().columns) as progress:
+    with LiveLine(sys.stderr, shutil.get_terminal_size().columns) as progress:
         rows = measure(
             bench,
             shared["backends"],

@@ -36,9 +36,13 @@ from quorate.identity import Endpoint
 from quorate.launch.agent import Agent
 from quorate.launch.spec import WorkerSpec
 from quorate.registry import get_rendezvous_handler
+from quorate.terminal import ERASE_LINE, LiveLine, WaitLine
 from quorate.tls import TlsFiles, tls_files_from
 
 __all__ = ["command", "parse_nodes"]
+
+# Some terminals do not know how wide they are.
+COLUMNS = 80
 
 _AFTER_DASHES = "quorate.after_dashes"
 
@@ -209,7 +213,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     is that of the worker that failed first; `quorate --help` tells the others.
     """
     # What is logged stands beside what the agent says, and is for the same eyes.
-    set_up_logging(options["log_level"], "quorate: %(message)s")
+    erasing = ERASE_LINE if sys.stderr.isatty() else ""
+    set_up_logging(options["log_level"], f"{erasing}quorate: %(message)s")
     send_events(options["events"])
     if options["log_level"] != "debug":
         # What has failed is said once, by the agent.
@@ -230,6 +235,9 @@ def _run_agent(
     closing: contextlib.ExitStack,
 ) -> int:
     joined = _join_run(options, workers, closing)
+    if sys.stderr.isatty():
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
+        joined.handler.report_waits_to(WaitLine(LiveLine(sys.stderr, columns)))
     spec = WorkerSpec(
         command=program,
         workers=workers,

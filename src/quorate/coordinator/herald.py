@@ -11,7 +11,8 @@ from itertools import islice
 
 from quorate.coordinator.outbox import Outbox
 from quorate.coordinator.session import Session
-from quorate.core.action import Action, RendezvousContext
+from quorate.core.action import Action, Decision, RendezvousContext
+from quorate.core.attendance import attendance, ends_in_s
 from quorate.core.completion import nodes_waiting
 from quorate.core.node import NodeDesc
 from quorate.core.state import RendezvousState
@@ -26,6 +27,8 @@ EXPLAIN_AGAIN_S = 10.0
 
 # How many of the departed are named; of a thousand, the number says enough.
 NAMED_MAX = 3
+
+PARTICIPANTS = "participants"
 
 _NO_DEADLINE = float("inf")
 
@@ -95,16 +98,24 @@ class Herald:
                 message = self._change(self._waiting_for(group[0]), group[0])
                 self._outbox.send_all(_connections(group), message)
 
-    def explain(self, now_s: float) -> None:
-        """Tell waiting agents what they wait for: the same words for all in one line (R16)."""
+    def explain(self, now_s: float, waits_for_s: float | None = None) -> None:
+        """Tell waiting agents what they wait for: the same words for all in one line (R16).
+
+        Args:
+            now_s: The engine's time.
+            waits_for_s: For how long the open round has waited for what it waits for now.
+        """
         lines: dict[str, list[Session]] = {}
         for session in self._sessions.values():
             if session.join is not None and now_s - session.join.since_s >= EXPLAIN_AFTER_S:
                 lines.setdefault(self._line_of(session), []).append(session)
         for line, sessions in lines.items():
-            self._explain_to(line, sessions, now_s)
+            since_s = waits_for_s if line == PARTICIPANTS else None
+            self._explain_to(line, sessions, now_s, since_s)
 
-    def _explain_to(self, line: str, sessions: list[Session], now_s: float) -> None:
+    def _explain_to(
+        self, line: str, sessions: list[Session], now_s: float, since_s: float | None
+    ) -> None:
         held = sessions[0].join
         if held is None or self._state.closed:
             return
@@ -118,12 +129,26 @@ class Herald:
         for session in sessions:
             if session.join is not None:
                 session.join.reason = decision.reason
-        message = Waiting(decision.kind, decision.reason, round(now_s - held.since_s, 1))
+        if since_s is None:
+            since_s = now_s - held.since_s
+        message = self._waiting(decision, sessions[0], since_s)
         self._outbox.send_all(_connections(sessions), message)
+
+    def _waiting(self, decision: Decision, session: Session, since_s: float) -> Waiting:
+        ctx = self._context(session)
+        there, left_s = attendance(ctx), ends_in_s(ctx, decision.kind)
+        return Waiting(
+            decision.kind,
+            decision.reason,
+            round(since_s, 1),
+            there.missing,
+            there.missing_count,
+            None if left_s is None else round(left_s, 1),
+        )
 
     def _line_of(self, session: Session) -> str:
         if session.node in self._state.participants:
-            return "participants"
+            return PARTICIPANTS
         return "wait_list" if session.node in self._state.wait_list else "spares"
 
     def _signature(self, waiting: int) -> tuple[object, ...]:

@@ -121,8 +121,14 @@ class CoordinatorHost:
             port: int = listeners[0].getsockname()[1]
             descriptors = [listener.fileno() for listener in listeners]
             self._children.append(self._spawn(descriptors, port))
-        logger.info("started a coordinator at %s", Endpoint(endpoint.host, port))
-        return Endpoint(endpoint.host, port)
+        started = Endpoint(endpoint.host, port)
+        logger.info(
+            "started a coordinator at %s (process %d, its log is %s)",
+            started,
+            self._children[-1].pid,
+            self._log(port),
+        )
+        return started
 
     def stop(self) -> None:
         """End the coordinators that this one has started, and wait for their end."""

@@ -19,6 +19,7 @@ from quorate.coordinator.outbox import Outbox
 from quorate.coordinator.session import HeldJoin, Session
 from quorate.coordinator.tally import RunTally
 from quorate.core.action import Action, Decision, RendezvousContext
+from quorate.core.attendance import attendance
 from quorate.core.completion import NEWCOMER, completion, regroup_over
 from quorate.core.exclusion import ban_key, require_admissible
 from quorate.core.node import NodeDesc, NodeProfile
@@ -386,7 +387,7 @@ class Run:
             elapsed_s, self._scanned_s = now_s - self._scanned_s, now_s
             self._shorten_bans(elapsed_s, now_s)
             self._overdue += self._silent(now_s, elapsed_s)
-            self._herald.explain(now_s)
+            self._herald.explain(now_s, self.waits_for_s)
         while self._deadlines and self._deadlines[0][0] < now_s:
             _, _, session, held = heapq.heappop(self._deadlines)
             if session.join is held:
@@ -501,6 +502,9 @@ class Run:
         held = session.join
         assert held is not None
         ctx = self._context(session)
+        if held.deadline_s < self.observer.now_s:
+            # Before the operation gives up the place that it has.
+            held.attendance = attendance(ctx)
         while True:
             try:
                 decision = held.op(ctx, held.deadline_s)
@@ -580,8 +584,8 @@ class Run:
             waited_s = self.observer.now_s - held.since_s
             error = RendezvousTimeoutError(
                 f"No round of the run '{self.run_id}' was completed with {session.node} within "
-                f"{waited_s:.0f} s: {held.reason or decision.reason}. Start the missing nodes, or "
-                f"raise join_timeout."
+                f"{waited_s:.0f} s: {held.reason or decision.reason}; {held.attendance}. Start the "
+                f"missing nodes, or raise join_timeout."
             )
         self._answer(session, error)
         if decision.action is Action.ERROR_TIMEOUT and session.node in self.sessions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quorate.core.attendance import Attendance
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.ops import RendezvousJoinOp
 from quorate.core.state import WorldName
@@ -17,9 +18,13 @@ class HeldJoin:
         op: What decides about it.
         deadline_s: When to give up, on the engine's clock.
         since_s: When it came.
+
+    Attributes:
+        reason: What it was told to wait for last.
+        attendance: Who was there when its time was over.
     """
 
-    __slots__ = ("deadline_s", "op", "reason", "request_id", "since_s")
+    __slots__ = ("attendance", "deadline_s", "op", "reason", "request_id", "since_s")
 
     def __init__(
         self, request_id: int, op: RendezvousJoinOp, deadline_s: float, since_s: float
@@ -29,6 +34,7 @@ class HeldJoin:
         self.deadline_s = deadline_s
         self.since_s = since_s
         self.reason = ""
+        self.attendance = Attendance()
 
 
 class Session:

@@ -6,6 +6,7 @@ from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.state import WorldName, capacity, prospects, room
 
 __all__ = [
+    "LAST_CALL",
     "NEWCOMER",
     "completion",
     "last_call_remaining_s",
@@ -13,6 +14,7 @@ __all__ = [
     "newcomers_due_in_s",
     "nodes_waiting",
     "regroup_over",
+    "regroup_remaining_s",
 ]
 
 LAST_CALL = "last_call"
@@ -65,11 +67,17 @@ def last_call_remaining_s(ctx: RendezvousContext) -> float:
 
 def regroup_over(ctx: RendezvousContext) -> bool:
     """Return whether members that are still missing have had their time to come back (R10)."""
+    remaining_s = regroup_remaining_s(ctx)
+    return remaining_s is not None and remaining_s <= 0
+
+
+def regroup_remaining_s(ctx: RendezvousContext) -> float | None:
+    """Return how long, in seconds, members that are missing may still take; `None` if none are."""
     state = ctx.state
     if state.complete or not state.survivors or state.regrouping_since is None:
-        return False
+        return None
     age_s = ctx.observer.age_s(REGROUP, state.regrouping_since)
-    return age_s >= ctx.settings.timeout.regroup.total_seconds()
+    return max(ctx.settings.timeout.regroup.total_seconds() - age_s, 0.0)
 
 
 def may_enter(ctx: RendezvousContext) -> bool:

@@ -15,11 +15,15 @@ from quorate.core.state import WorldName, prospects
 from quorate.errors import RendezvousGracefulExitError, RendezvousReplacedError
 
 __all__ = [
+    "SPARE",
     "RendezvousCloseOp",
     "RendezvousExitOp",
     "RendezvousJoinOp",
     "RendezvousKeepAliveOp",
 ]
+
+# The kind of wait that has no deadline (R6).
+SPARE = "spare"
 
 # After its deadline an operation takes back what it had done for this long; later than that it
 # leaves the rest to the loss of its heartbeat.
@@ -162,7 +166,7 @@ def _as_spare(ctx: RendezvousContext) -> Decision:
         return Decision(Action.REMOVE_FROM_REDUNDANCY_LIST, "a place is free", "promoted")
     spares = len(state.redundancy_list)
     reason = f"waiting as one of {spares} spare(s) until a place falls free"
-    return _unless_beat_is_due(ctx, Decision(Action.SYNC, reason, "spare"))
+    return _unless_beat_is_due(ctx, Decision(Action.SYNC, reason, SPARE))
 
 
 def _next_in_line(ctx: RendezvousContext) -> bool:
@@ -193,7 +197,7 @@ def _wait_in_line(ctx: RendezvousContext) -> Decision:
     ahead = len(state.wait_list) + len(state.redundancy_list)
     if prospects(state, ctx.settings, arriving=1) > ahead:
         return Decision(Action.ADD_TO_WAIT_LIST, "waits for the next round", "next_round")
-    return Decision(Action.ADD_TO_REDUNDANCY_LIST, "the world is full; waits as a spare", "spare")
+    return Decision(Action.ADD_TO_REDUNDANCY_LIST, "the world is full; waits as a spare", SPARE)
 
 
 def _leaving_action(ctx: RendezvousContext) -> Action | None:

@@ -25,7 +25,7 @@ from quorate.errors import RendezvousError, RendezvousTimeoutError
 
 __all__ = ["Line", "Scene", "Show"]
 
-ROUND = re.compile(r"round (\d+): node (\d+) of (\d+), starting")
+ROUND = re.compile(r"round (\d+): node rank (\d+) in a world of (\d+) node")
 STEP = re.compile(r"\[step (\d+)")
 
 # The loss comes after the first progress, the newcomer some steps after the regroup.

@@ -479,11 +479,14 @@ class Redirect(_Message, tag=44):
 
 
 class Waiting(_Message, tag=43):
-    """Why a held join is not answered yet, for the agent's log (R16)."""
+    """Why a held join is not answered yet, for people (R16); see `quorate.wait.Wait`."""
 
     kind: str
     reason: str
     since_s: float
+    missing: tuple[str, ...] = ()
+    missing_count: int = 0
+    ends_in_s: float | None = None
 
 
 class Challenge(_Message, tag=45):

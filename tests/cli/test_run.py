@@ -1,0 +1,60 @@
+"""`quorate run`: its options, and what it shows while it waits."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from quorate.cli.run import parse_nodes
+from quorate.errors import RendezvousSettingsError
+from quorate.terminal import ERASE_LINE
+from tests.served import ThreadedCoordinator
+from tests.terminal import Terminal
+
+COMMAND = [sys.executable, "-m", "quorate", "run", "--nnodes", "2", "--rdzv-endpoint"]
+WAITS = re.compile(r"quorate: waiting for 1 more node \(1 of 2\), since (\d) s; gives up in 1?\d s")
+
+
+def test_nodes_are_a_number_or_a_range() -> None:
+    assert parse_nodes("3") == (3, 3)
+    assert parse_nodes(" 2:8 ") == (2, 8)
+
+
+@pytest.mark.parametrize("text", ["", "0", "3:2", "a", "1:2:3", "-1"])
+def test_other_numbers_of_nodes_are_refused(text: str) -> None:
+    with pytest.raises(RendezvousSettingsError, match="MIN:MAX"):
+        parse_nodes(text)
+
+
+def test_r16_a_terminal_shows_one_live_line_while_the_node_waits() -> None:
+    coordinator = ThreadedCoordinator()
+    conf = ("--rdzv-conf", "join_timeout=20,is_host=0")
+    terminal = Terminal([*COMMAND, str(coordinator.endpoint), *conf, "--", "true"])
+    while len(set(WAITS.findall(terminal.drawn.decode()))) < 2 and terminal.read():
+        pass
+    assert terminal.end() == 128 + signal.SIGINT
+    coordinator.stop()
+    text = terminal.drawn.decode()
+    shown = text.split(ERASE_LINE)
+    assert len({WAITS.fullmatch(line)[1] for line in shown if WAITS.fullmatch(line)}) >= 2  # type: ignore[index]
+    assert text.count("\n") == 1, "only the agent's last word is a line of its own"
+    assert shown[-1].startswith("quorate: received SIGINT")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rdzv-conf", "slots=1,slots=2"], "'slots' is given twice"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(options: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "quorate", "run", "--standalone", *options, "--", "true"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 76
+    assert ended.stderr.startswith("quorate: ")
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
