@@ -147,6 +147,7 @@ FLOORS: dict[str, str] = {
         launch.wards
         launch.output
         launch.workers
+        launch.health
         launch.spec
         launch.interrupts
         launch.exit_barrier

@@ -545,6 +545,22 @@ def closed_reason(coordinator: ThreadedCoordinator) -> str:
     return str(status["runs"][0]["closed_reason"])
 
 
+@pytest.mark.parametrize(
+    ("program", "is_it"),
+    [
+        ("/usr/bin/torchrun", True),
+        ("/x/site-packages/torch/distributed/run.py", True),
+        ("/x/site-packages/torch/distributed/launch.py", True),
+        ("/x/torch/distributed/elastic.py", False),
+        ("train.py", False),
+        ("/home/me/run.py", False),
+        ("", False),
+    ],
+)
+def test_torchrun_is_known_by_its_name(program: str, is_it: bool) -> None:
+    assert torchrun.is_torchrun(program) is is_it
+
+
 class TestCoordinated:
     """With a coordinator, as torchrun uses it by default."""
 
@@ -663,6 +679,36 @@ class TestCoordinated:
     def test_an_unknown_key_is_refused_by_name(self, coordinator: ThreadedCoordinator) -> None:
         with pytest.raises(ValueError, match=r"'joint_timeout'.*did you mean 'join_timeout'"):
             create_handler(parameters(coordinator, (1, 1), joint_timeout="1"))
+
+    def test_under_torchrun_wrong_settings_are_one_line(
+        self,
+        agent: Make,
+        coordinator: ThreadedCoordinator,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/torchrun", "train.py"])
+        join(agent((1, 2)))
+        stranger = create_handler(parameters(coordinator, (1, 3)))
+        with pytest.raises(SystemExit) as differing:
+            stranger.next_rendezvous()
+        with pytest.raises(SystemExit) as unknown:
+            create_handler(parameters(coordinator, (1, 2), joint_timeout="1"))
+        assert differing.value.code == unknown.value.code == 76
+        first, second = capsys.readouterr().err.splitlines()
+        assert first.startswith("quorate: ")
+        assert "max_nodes is 2 in the run, 3 here" in first
+        assert "'joint_timeout'" in second
+
+    def test_a_sick_node_stays_out(self, coordinator: ThreadedCoordinator) -> None:
+        config = {"health_check": "sh -c 'echo no disk; exit 1'", "join_timeout": "1"}
+        handler = create_handler(parameters(coordinator, (1, 1), **config))
+        with pytest.raises(torch_api.RendezvousError, match=r"not healthy within 1 s.*no disk"):
+            handler.next_rendezvous()
+        assert handler.shutdown()
+
+    def test_a_healthy_one_does_not(self, agent: Make) -> None:
+        assert agent(health_check="true").next_rendezvous().world_size == 1
 
     def test_r15_a_token_is_given_as_a_key(self, tmp_path: Path) -> None:
         file = tmp_path / "token"

@@ -37,6 +37,8 @@ DIRECT = ("c10d", "file", "memory", "etcd-v2")
 DYNAMIC = (*COORDINATED, *DIRECT)
 ETCD = ("etcd",)
 ON_ETCD = ("etcd", "etcd-v2")
+# What only those know that run workers; handlers do not.
+LAUNCHERS = ("quorate run", "torchrun")
 EVERY = (*DYNAMIC, "static", *ETCD)
 
 SECONDS = "seconds"
@@ -231,6 +233,18 @@ KEYS: tuple[ConfigurationKey, ...] = (
         "in `tls_cert_file`",
         COORDINATED,
         "The file of its private key (PEM, not encrypted).",
+    ),
+    ConfigurationKey(
+        "health_check",
+        TEXT,
+        "none",
+        LAUNCHERS,
+        "A command, without commas, that is run before each join, without a shell. Unless it exits "
+        "with 0 the node stays out of the run, and tries again until `join_timeout` is over. With "
+        "every kind of rendezvous; with `static` the others wait for the node.",
+    ),
+    ConfigurationKey(
+        "health_check_timeout", SECONDS, "30", LAUNCHERS, "How long the health check may take."
     ),
     ConfigurationKey(
         "local_addr",

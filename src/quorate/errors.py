@@ -13,6 +13,7 @@
      ├── RendezvousEvictedError         this node is kept out of the run
      ├── RendezvousLimitError           a limit of the coordinator was reached (R15)
      ├── RendezvousAuthenticationError  a token is missing, wrong, or not proved (R15)
+     ├── RendezvousUnhealthyError       this node's own health check fails
      └── RendezvousGracefulExitError    the node is not needed any more: leave, and exit 0
 
 The names are PyTorch's where PyTorch has one. Every message says what happened, why, and what
@@ -39,6 +40,7 @@ __all__ = [
     "RendezvousSettingsError",
     "RendezvousStateError",
     "RendezvousTimeoutError",
+    "RendezvousUnhealthyError",
     "StoreTimeoutError",
     "translating",
 ]
@@ -125,6 +127,12 @@ class RendezvousEvictedError(RendezvousError):
     """The node is kept out of the run: the operator evicted it, or it failed too often."""
 
     exit_code = 80
+
+
+class RendezvousUnhealthyError(RendezvousError):
+    """The health check of this node has failed until there was no time left."""
+
+    exit_code = 81
 
 
 class RendezvousGracefulExitError(RendezvousError):

@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -28,6 +29,7 @@ from torch.distributed.elastic.rendezvous import api as torch_api
 
 from quorate.api import RendezvousHandler, RendezvousInfo, RendezvousParameters
 from quorate.clock import Clock, SystemClock
+from quorate.config import settings_from
 from quorate.coordinated import BACKEND, CoordinatedRendezvousHandler
 from quorate.errors import (
     RendezvousClosedError,
@@ -37,9 +39,12 @@ from quorate.errors import (
     RendezvousSettingsError,
     RendezvousStateError,
     RendezvousTimeoutError,
+    RendezvousUnhealthyError,
     StoreTimeoutError,
 )
 from quorate.launch.agent import SUCCEEDED
+from quorate.launch.health import HEALTH_KEYS, HealthCheck, Infirmary, take_health_check
+from quorate.launch.wards import Wards
 from quorate.registry import get_rendezvous_handler
 from quorate.stores.base import Store
 
@@ -212,12 +217,17 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
     Args:
         handler: Ours.
         store_timeout: How long calls of the round's store wait that name no timeout of their own.
+        health_check: What has to succeed before each join; `None` if nothing has to.
     """
 
     def __init__(
-        self, handler: RendezvousHandler, store_timeout: timedelta = STORE_TIMEOUT
+        self,
+        handler: RendezvousHandler,
+        store_timeout: timedelta = STORE_TIMEOUT,
+        health_check: HealthCheck | None = None,
     ) -> None:
         self._handler = handler
+        self._health_check = health_check
         self._store_timeout = store_timeout
         self._was_in_world = False
         self._is_unreachable = False
@@ -240,17 +250,26 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
         """Join the next round, and wait until it is complete.
 
         Raises:
-            SystemExit: The run has ended, and this node was not needed: exit code 0.
+            SystemExit: The run has ended, and this node was not needed: exit code 0. Or torchrun
+                is to end with one line, as for settings that differ from the run's.
             RendezvousError: torch's error for what went wrong.
         """
         try:
+            self._await_health()
             info = self._handler.next_rendezvous()
         except RendezvousGracefulExitError as error:
             self._end_unneeded(str(error))
         except RendezvousError as error:
+            if isinstance(error, RendezvousSettingsError | RendezvousUnhealthyError):
+                _end_with_one_line(error)
             raise _translated(error) from error
         self._was_in_world = True
         return self._info(info)
+
+    def _await_health(self) -> None:
+        if self._health_check is not None:
+            with Wards(grace_s=0.0) as wards:
+                Infirmary(self._health_check, self._handler, logger.warning).await_health(wards)
 
     def is_closed(self) -> bool:
         """Return whether the run is closed."""
@@ -358,12 +377,22 @@ def create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHan
 
     Raises:
         ValueError: A parameter is wrong.
+        SystemExit: The same, where torchrun is the program: it ends with one line.
     """
+    try:
+        return _create_handler(params)
+    except RendezvousSettingsError as error:
+        _end_with_one_line(error)
+        raise
+
+
+def _create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHandler:
     config = dict(params.config)
     backend = config.pop("kind", BACKEND)
     store_timeout = STORE_TIMEOUT
     if backend == BACKEND:
         store_timeout = _take_store_keys(config)
+    health = {key: config.pop(key) for key in HEALTH_KEYS if key in config}
     own = RendezvousParameters(
         backend,
         params.endpoint,
@@ -373,7 +402,28 @@ def create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHan
         params.local_addr,
         **config,
     )
-    return TorchRendezvousHandler(get_rendezvous_handler(own), store_timeout)
+    health_check = None
+    if health:
+        health_check = take_health_check(health, settings_from(own).timeout.join.total_seconds())
+    return TorchRendezvousHandler(get_rendezvous_handler(own), store_timeout, health_check)
+
+
+def _end_with_one_line(error: RendezvousError) -> None:
+    """End torchrun without a traceback, if it is the program; say how the error ends quorate's.
+
+    Raises:
+        SystemExit: With the error's exit code.
+    """
+    if is_torchrun(sys.argv[0]):
+        print(f"quorate: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code)
+
+
+def is_torchrun(program: str) -> bool:
+    """Return whether a program, as `sys.argv[0]` names it, is torchrun or its module."""
+    path = Path(program)
+    is_module = path.parts[-3:-1] == ("torch", "distributed") and path.stem in {"run", "launch"}
+    return path.name == "torchrun" or is_module
 
 
 def _take_store_keys(config: dict[str, Any]) -> timedelta:

@@ -16,6 +16,7 @@ from tests.served import ThreadedCoordinator
 from tests.terminal import Terminal
 
 COMMAND = [sys.executable, "-m", "quorate", "run", "--nnodes", "2", "--rdzv-endpoint"]
+ALONE = [sys.executable, "-m", "quorate", "run", "--nnodes", "1:2", "--rdzv-endpoint"]
 WAITS = re.compile(r"quorate: waiting for 1 more node \(1 of 2\), since (\d) s; gives up in 1?\d s")
 
 
@@ -45,9 +46,27 @@ def test_r16_a_terminal_shows_one_live_line_while_the_node_waits() -> None:
     assert shown[-1].startswith("quorate: received SIGINT")
 
 
+def test_a_sick_node_starts_nothing_and_exits_with_its_own_code() -> None:
+    coordinator = ThreadedCoordinator()
+    check = ("--health-check", "sh -c 'echo no disk; exit 1'", "--health-check-timeout", "9")
+    command = [*ALONE, str(coordinator.endpoint), "--rdzv-conf", "join_timeout=1,is_host=0", *check]
+    ended = subprocess.run(
+        [*command, "--", "echo", "started"], capture_output=True, text=True, timeout=30, check=False
+    )
+    coordinator.stop()
+    assert ended.returncode == 81, ended.stderr
+    assert ended.stdout == ""
+    waiting, error = ended.stderr.splitlines()
+    problem = "the health check ended with exit code 1: no disk"
+    assert waiting == f"quorate: unhealthy: {problem}; the next check is in 1 s"
+    assert error.startswith("quorate: This node was not healthy within 1 s (2 checks): ")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--health-check", ""], "The health check is empty"),
+        (["--health-check", "no-such-program"], "there is no program 'no-such-program'"),
         (["--rdzv-conf", "slots=1,slots=2"], "'slots' is given twice"),
     ],
 )

@@ -20,6 +20,7 @@ from quorate.errors import (
     RendezvousTimeoutError,
 )
 from quorate.launch.agent import Agent
+from quorate.launch.health import HealthCheck
 from quorate.launch.spec import WorkerSpec
 from tests.launch.scripted import ScriptedHandler, a_round, is_running, pid_in
 
@@ -313,3 +314,22 @@ def test_a_signal_while_joining_leaves_the_run(start: Start) -> None:
     output, _ = agent.communicate(timeout=10)
     assert agent.returncode == 128 + signal.SIGTERM
     assert "leave received SIGTERM" in output
+
+
+# Health
+
+
+def test_the_health_is_checked_before_each_join(run: Run, tmp_path: Path) -> None:
+    check = HealthCheck(command=("sh", "-c", f"echo . >>{tmp_path}/checks"))
+    rounds = [a_round(0), a_round(1)]
+    script = 'test "$TORCHELASTIC_RESTART_COUNT" = 1'
+    assert run(rounds, script, max_restarts=1, health_check=check) == 0
+    assert (tmp_path / "checks").read_text() == ".\n.\n"
+
+
+def test_a_sick_node_exits_with_its_own_code(run: Run) -> None:
+    check = HealthCheck(command=("sh", "-c", "echo no disk; exit 1"), give_up_after_s=0.0)
+    assert run([], "exit 0", health_check=check) == 81
+    assert run.handler.calls == []
+    assert "not healthy" in run.err
+    assert "no disk" in run.err

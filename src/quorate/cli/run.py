@@ -34,6 +34,7 @@ from quorate.credentials import Token, exported, token_from
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.identity import Endpoint
 from quorate.launch.agent import Agent
+from quorate.launch.health import HEALTH_TIMEOUT_S, HealthCheck, take_health_check
 from quorate.launch.spec import WorkerSpec
 from quorate.registry import get_rendezvous_handler
 from quorate.terminal import ERASE_LINE, LiveLine, WaitLine
@@ -195,6 +196,18 @@ def _parse_workers(text: str) -> int:
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the workers' output here too, as ROUND/RANK.log.",
 )
+@click.option(
+    "--health-check",
+    metavar="COMMAND",
+    help="Run before each join; unless it exits with 0 this node stays out of the run, and tries "
+    "again until the join timeout is over. No shell reads it.",
+)
+@click.option(
+    "--health-check-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help=f"How long the health check may take. Default: {HEALTH_TIMEOUT_S:g}.",
+)
 @click.option("-m", "--module", is_flag=True, help="The program is a Python module.")
 @events_option()
 @click.option(
@@ -248,6 +261,7 @@ def _run_agent(
         max_restarts=options["max_restarts"],
         monitor_interval_s=options["monitor_interval"],
         stop_grace_s=options["stop_grace"],
+        health_check=joined.health_check,
     )
     return Agent(joined.handler, spec).run()
 
@@ -261,6 +275,7 @@ class _Joined(NamedTuple):
         run_id: The run.
         token: What its workers need to be let in too.
         tls: The files that they need for it.
+        health_check: What has to succeed before each join, if anything has to.
     """
 
     handler: RendezvousHandler
@@ -268,6 +283,7 @@ class _Joined(NamedTuple):
     run_id: str
     token: Token | None
     tls: TlsFiles | None
+    health_check: HealthCheck | None
 
 
 def _join_run(options: dict[str, Any], workers: int, closing: contextlib.ExitStack) -> _Joined:
@@ -291,8 +307,9 @@ def _join_run(options: dict[str, Any], workers: int, closing: contextlib.ExitSta
         )
 
     # Whatever is wrong is said before a coordinator is started for nothing.
+    settings = settings_from(parameters())
+    health_check = take_health_check(config, settings.timeout.join.total_seconds())
     check_keys(config, options["backend"])
-    settings_from(parameters())
     profile_from(parameters())
     is_coordinated = options["backend"] == "quorate"
     token = token_from(config.get("token_file")) if is_coordinated else None
@@ -306,7 +323,7 @@ def _join_run(options: dict[str, Any], workers: int, closing: contextlib.ExitSta
     if has_own_coordinator:
         # Before its coordinator ends: later there is nobody to say it to.
         closing.callback(handler.leave, "the agent has ended")
-    return _Joined(handler, endpoint, run_id, token, tls)
+    return _Joined(handler, endpoint, run_id, token, tls, health_check)
 
 
 def _start_own_coordinator(
@@ -349,6 +366,10 @@ def _node_configuration(
         given["rank" if options["backend"] == "static" else "rank_hint"] = options["node_rank"]
     if options["node_id"]:
         given["node_id"] = options["node_id"]
+    if options["health_check"] is not None:
+        given["health_check"] = options["health_check"]
+    if options["health_check_timeout"] is not None:
+        given["health_check_timeout"] = options["health_check_timeout"]
     if options["token_file"] is not None:
         given["token_file"] = options["token_file"]
     if options["labels"]:

@@ -36,6 +36,7 @@ from quorate.errors import (
     RendezvousGracefulExitError,
 )
 from quorate.launch.exit_barrier import Ending, await_others
+from quorate.launch.health import Infirmary
 from quorate.launch.interrupts import Interrupted, Interrupts
 from quorate.launch.output import WorkerOutput
 from quorate.launch.spec import WorkerSpec, place_of, worker_environment, worker_log
@@ -107,7 +108,10 @@ class Agent:
                 self._stop_workers()
 
     def _run_rounds(self, wards: Wards) -> int:
+        infirmary = self._infirmary()
         while True:
+            if infirmary is not None:
+                infirmary.await_health(wards)
             with self._interrupts.felt():
                 info = self._handler.next_rendezvous()
             self._note_place(info)
@@ -125,6 +129,12 @@ class Agent:
             node=str(node) if node is not None else None,
             rank=info.rank,
         )
+
+    def _infirmary(self) -> Infirmary | None:
+        check = self._spec.health_check
+        if check is None:
+            return None
+        return Infirmary(check, self._handler, self._say, self._clock, self._interrupts.felt)
 
     def _run_round(self, info: RendezvousInfo, wards: Wards) -> int | None:
         """Run the workers once; return the exit code, or None if the round is to be followed."""
@@ -150,8 +160,8 @@ class Agent:
     def _start_workers(self, info: RendezvousInfo, place: Place, wards: Wards) -> WorkerGroup:
         spec = self._spec
         self._say(
-            f"round {place.round}: node {place.rank} of {place.size}, starting {spec.workers} of "
-            f"{place.workers} worker(s)"
+            f"round {place.round}: node rank {place.rank} in a world of {place.size} node(s), "
+            f"starting {spec.workers} of {place.workers} worker(s)"
         )
         environments, logs = {}, {}
         for local_rank in range(spec.workers):

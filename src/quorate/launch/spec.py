@@ -9,6 +9,7 @@ from pathlib import Path
 from quorate.api import RendezvousInfo, RendezvousStoreInfo
 from quorate.core.state import Place
 from quorate.errors import RendezvousSettingsError
+from quorate.launch.health import HealthCheck
 
 __all__ = ["WorkerSpec", "place_of", "worker_environment", "worker_log"]
 
@@ -32,6 +33,7 @@ class WorkerSpec:
         loss_window_s: How long after a worker's failure the loss of another node may still be
             told, which makes the failure a symptom, in seconds. A loss is told within 2-3 s (R8).
         exit_barrier_s: How long a node that has finished waits for the others, in seconds.
+        health_check: What has to succeed before the node joins a round; `None` if nothing has to.
 
     Raises:
         RendezvousSettingsError: A value makes no sense.
@@ -48,6 +50,7 @@ class WorkerSpec:
     stop_grace_s: float = 30.0
     loss_window_s: float = 3.0
     exit_barrier_s: float = 300.0
+    health_check: HealthCheck | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
