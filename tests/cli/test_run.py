@@ -9,9 +9,12 @@ import sys
 
 import pytest
 
+from quorate.cli.common import Connection
+from quorate.cli.inquiry import inquire
 from quorate.cli.run import parse_nodes
 from quorate.errors import RendezvousSettingsError
 from quorate.terminal import ERASE_LINE
+from quorate.wire.messages import History, Report
 from tests.served import ThreadedCoordinator
 from tests.terminal import Terminal
 
@@ -53,8 +56,11 @@ def test_a_sick_node_starts_nothing_and_exits_with_its_own_code() -> None:
     ended = subprocess.run(
         [*command, "--", "echo", "started"], capture_output=True, text=True, timeout=30, check=False
     )
+    connection = Connection([coordinator.endpoint], 5.0)
+    history = inquire(connection, lambda id: History(id, "none"), Report).text().decode()
     coordinator.stop()
     assert ended.returncode == 81, ended.stderr
+    assert "left: unhealthy: the health check ended with exit code 1: no disk" in history
     assert ended.stdout == ""
     waiting, error = ended.stderr.splitlines()
     problem = "the health check ended with exit code 1: no disk"

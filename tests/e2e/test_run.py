@@ -127,6 +127,18 @@ def test_workers_of_nodes_of_different_sizes_are_numbered_through(
         assert f'"RANK": "{place["RANK"]}"' in log.read_text()
 
 
+def test_r3_nodes_of_a_block_have_adjacent_ranks(cluster: Cluster) -> None:
+    blocks = ("rack10", "rack2", "rack10", "rack2")
+    nodes = [
+        cluster.run("4", "--label", f"block:{block}", WORKER, "report", conf="rank_policy=topology")
+        for block in blocks
+    ]
+    assert exit_codes(*nodes) == [0] * 4, cluster.report()
+    ranks = [int(places(node)[0]["RANK"]) for node in nodes]
+    assert sorted(ranks[1::2]) == [0, 1]
+    assert sorted(ranks[0::2]) == [2, 3]
+
+
 # Failing workers
 
 

@@ -28,6 +28,7 @@ from quorate.errors import (
     RendezvousSettingsError,
     RendezvousStateError,
     RendezvousTimeoutError,
+    RendezvousUnhealthyError,
     StoreTimeoutError,
 )
 
@@ -542,6 +543,7 @@ _ERRORS: dict[str, type[RendezvousError]] = {
     "settings": RendezvousSettingsError,
     "replaced": RendezvousReplacedError,
     "evicted": RendezvousEvictedError,
+    "unhealthy": RendezvousUnhealthyError,
     "limit": RendezvousLimitError,
     AUTHENTICATION: RendezvousAuthenticationError,
     "graceful_exit": RendezvousGracefulExitError,
