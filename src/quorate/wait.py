@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from quorate.clock import Clock, SystemClock
 from quorate.core.attendance import names_and_count
 
-__all__ = ["NO_COORDINATOR", "Wait", "WaitLog", "WaitReporter"]
+__all__ = ["NO_COORDINATOR", "Wait", "WaitLog", "WaitReporter", "duration"]
 
 logger = logging.getLogger("quorate.rendezvous")
 

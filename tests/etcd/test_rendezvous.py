@@ -238,6 +238,18 @@ class TestRounds:
         rejoined = run.begin(members[0])
         assert {spare.result(20).rank, rejoined.result(20).rank} == {0, 1}
 
+    def test_who_steps_aside_may_come_back(self, run: Run, until: Until) -> None:
+        members = run.world(2, 1, 2)
+        sick, other = members
+        sick.step_aside("unhealthy: no disk")
+        until(other.num_nodes_waiting, what="the loss to be told")
+        assert "left: unhealthy: no disk" in other.reason_to_regroup
+        assert {place_of(info).size for info in run.join(other)} == {1}
+        back = run.begin(sick)
+        until(other.num_nodes_waiting, what="the newcomer")
+        assert place_of(run.join(other)[0]).size == 2
+        assert back.result(20).world_size == 2
+
     def test_who_decides_and_leaves_hands_over_at_once(
         self, run: Run, client: EtcdClient, until: Until
     ) -> None:

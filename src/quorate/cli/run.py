@@ -248,7 +248,7 @@ def _run_agent(
     closing: contextlib.ExitStack,
 ) -> int:
     joined = _join_run(options, workers, closing)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and logging.getLogger().isEnabledFor(logging.INFO):
         columns = os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
         joined.handler.report_waits_to(WaitLine(LiveLine(sys.stderr, columns)))
     spec = WorkerSpec(

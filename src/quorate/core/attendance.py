@@ -7,7 +7,12 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from quorate.core.action import RendezvousContext
-from quorate.core.completion import LAST_CALL, last_call_remaining_s, regroup_remaining_s
+from quorate.core.completion import (
+    LAST_CALL,
+    SURVIVORS,
+    last_call_remaining_s,
+    regroup_remaining_s,
+)
 from quorate.core.node import NodeDesc
 from quorate.core.state import RendezvousState, capacity
 
@@ -70,7 +75,7 @@ def ends_in_s(ctx: RendezvousContext, kind: str) -> float | None:
     """
     if kind == LAST_CALL:
         return last_call_remaining_s(ctx)
-    if kind == "survivors":
+    if kind == SURVIVORS:
         return regroup_remaining_s(ctx)
     return None
 

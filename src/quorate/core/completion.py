@@ -8,6 +8,7 @@ from quorate.core.state import WorldName, capacity, prospects, room
 __all__ = [
     "LAST_CALL",
     "NEWCOMER",
+    "SURVIVORS",
     "completion",
     "last_call_remaining_s",
     "may_enter",
@@ -20,6 +21,7 @@ __all__ = [
 LAST_CALL = "last_call"
 NEWCOMER = "newcomer"
 REGROUP = "regroup"
+SURVIVORS = "survivors"
 
 
 def completion(ctx: RendezvousContext) -> Decision:
@@ -43,7 +45,7 @@ def completion(ctx: RendezvousContext) -> Decision:
     if state.survivors:
         missing = len(state.survivors)
         return _wait(
-            "survivors", f"waiting for {missing} {_nodes(missing)} of the last world to come back"
+            SURVIVORS, f"waiting for {missing} {_nodes(missing)} of the last world to come back"
         )
     if state.regrouping_since is not None and not _still_to_join(ctx):
         return _complete(f"all {joined} {_nodes(joined)} that are left are back{_units(ctx)}")
