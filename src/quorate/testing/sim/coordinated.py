@@ -275,10 +275,12 @@ class SimWorld:
             window_s = self.settings.reconnect_grace.total_seconds()
         others = [agent for agent in members if agent is not lost]
         held = {agent: agent.holding for agent in others}
-        judge: SimCoordinator | None = None
-        # A coordinator that takes over hears the nodes anew: its windows begin with it (R9).
-        while judge is not (judge := self.coordinator):
-            self.schedule.run_until(self.schedule.now_s + window_s + TELL_S)
+        judge = self.coordinator
+        self.schedule.run_until(self.schedule.now_s + window_s + TELL_S)
+        while judge is not self.coordinator:
+            # One that takes over has not seen the end, and its windows begin with it (R9).
+            judge = self.coordinator
+            self.schedule.run_until(self.schedule.now_s + self.settings.silence_s + TELL_S)
         for agent in others:
             attachment = agent.attachment
             told = bool(attachment.waiting) or attachment.closed or not agent.alive

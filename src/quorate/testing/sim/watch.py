@@ -136,8 +136,10 @@ class Watch:
         if found is None:
             return
         agent = self.agents[found[1]]
-        decides = coordinator.fence == self.ledger.fence and coordinator.is_certain()
-        require(decides, "R17", "{} was lost to one that does not decide", agent.node)
+        # One that was deposed but may still be certain decides in vain: its writes are refused.
+        require(
+            coordinator.is_certain(), "R17", "{} was lost to one that does not decide", agent.node
+        )
         if found[2] == "its process ended":
             require(not agent.alive, "R11", "{} was lost and has not ended", agent.node)
         else:
