@@ -155,6 +155,22 @@ def wait_until(predicate: Callable[[], T], timeout_s: float = 5.0, what: str = "
     return value
 
 
+def freeze(pid: int) -> None:
+    """Stop a process, and return once none of its threads runs any more.
+
+    The system stops them one after the other: on a busy machine one of them may go on for a while
+    after the signal was sent, and answer somebody.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: set(_thread_states(pid)) == {"T"}, what=f"process {pid} to be stopped")
+
+
+def _thread_states(pid: int) -> Iterator[str]:
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            yield stat.read_text().rpartition(")")[2].split()[0]
+
+
 def busy_s() -> float:
     """Return what this machine, as busy as it is now, may add to a time that is promised.
 

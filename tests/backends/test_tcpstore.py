@@ -34,7 +34,7 @@ from quorate.errors import (
 )
 from quorate.identity import Endpoint
 from quorate.testing.backends import BackendTraits, RendezvousBackendSuite
-from tests.conftest import busy_s
+from tests.conftest import busy_s, freeze
 
 pytestmark = pytest.mark.torch
 
@@ -236,7 +236,7 @@ def test_a_frozen_server_holds_nobody_longer_than_the_timeout() -> None:
             answer = backend.set_state(b"x")
             assert answer is not None
             backend._timeout_s = 0.3
-            os.kill(host.pid, signal.SIGSTOP)
+            freeze(host.pid)
             assert_told_within(0.3, backend.get_state, "did not answer within 0.3 s")
             assert_told_within(0.0, lambda: backend.set_state(b"y", answer[1]), "earlier call")
             assert_told_within(
@@ -252,7 +252,7 @@ def test_a_thawed_server_is_used_again(until: Callable[..., Any]) -> None:
         with closing(C10dRendezvousBackend(store, "run", timeout_s=0.3)) as backend:
             answer = backend.set_state(b"x")
             assert answer is not None
-            os.kill(host.pid, signal.SIGSTOP)
+            freeze(host.pid)
             with pytest.raises(RendezvousConnectionError, match="did not answer"):
                 backend.set_state(b"y", answer[1])
             os.kill(host.pid, signal.SIGCONT)

@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import freeze, wait_until
 
 AGENT_PROGRAM = Path(__file__).with_name("agent_program.py")
 WORKER_PROGRAM = Path(__file__).with_name("worker_program.py")
@@ -127,9 +127,12 @@ class Program:
         return code
 
     def send(self, number: signal.Signals) -> float:
-        """Send a signal; return when."""
+        """Send a signal; return when. One that is to stop it has done so on return."""
         at_s = time.monotonic()
-        self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            freeze(self._process.pid)
+        else:
+            self._process.send_signal(number)
         return at_s
 
     def kill(self) -> float:

@@ -37,6 +37,7 @@ from quorate.wire.messages import (
     Request,
     Welcome,
 )
+from tests.conftest import freeze
 
 pytestmark = pytest.mark.etcd
 
@@ -184,7 +185,7 @@ def test_an_etcd_that_does_not_answer_is_named_and_waited_for(
     desk: Desk, server: EtcdServer
 ) -> None:
     desk.begin()
-    os.kill(server.pid, signal.SIGSTOP)
+    freeze(server.pid)
     try:
         with pytest.raises(RendezvousConnectionError, match="could not be reached"):
             desk.session.call(GetWorld, 4.0)
