@@ -461,17 +461,21 @@ class TestToken:
         assert attachment.attached
         return attachment
 
-    def test_what_is_asked_goes_out_with_the_proof(self) -> None:
+    def test_what_is_asked_goes_out_once_the_coordinator_has_proved_itself(self) -> None:
+        """An impostor that merely asks for a proof must not read what is being stored."""
         attachment = self.make(connected=False)
         first = ask(attachment, join)
         attachment.connected(ADDR, 0.0)
         second = ask(attachment, leave)
         proven = self.challenge(attachment)
-        assert self.asked == [join(first), leave(second)]
         third = ask(attachment, leave)
-        assert said(attachment) == [leave(third)]
-        tell(attachment, proven, HERE)
+        assert not attachment.tick(INTERVAL_S / 2)
+        assert self.asked + said(attachment) == []
+        tell(attachment, proven)
+        assert said(attachment) == [join(first), leave(second), leave(third)]
+        tell(attachment, HERE)
         assert attachment.attached
+        assert said(attachment) == []
 
     def test_before_the_challenge_it_says_nothing_but_hello(self) -> None:
         attachment = self.make()
@@ -605,7 +609,7 @@ class TestToken:
         attachment.connected(ADDR, 10.0)
         tell(attachment, self.challenge(attachment), HERE, now_s=10.0)
         assert attachment.attached
-        assert self.asked == [leave(request_id)]
+        assert said(attachment) == [leave(request_id)]
 
     def test_a_coordinator_that_goes_on_after_the_challenge_is_given_up_on(self) -> None:
         attachment = self.make()

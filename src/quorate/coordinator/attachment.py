@@ -128,7 +128,7 @@ class Attachment:
     """The state of one session.
 
     With a token, a coordinator is believed only once it has proved that it knows it too: before
-    that it is told nothing but the hello and, when it asks, our own proof with what we want.
+    that it is told nothing but the hello and, when it asks, our own proof.
 
     Args:
         make_hello: Returns the hello, given the local address of the first connection.
@@ -224,7 +224,10 @@ class Attachment:
         self.lost(error, now_s)
 
     def connected(self, local_addr: str, now_s: float) -> None:
-        """Note that a connection was made: say hello, and ask again what is unanswered."""
+        """Note that a connection was made: say hello, and ask again what is unanswered.
+
+        With a token that has to wait: an impostor must not read the values that are being stored.
+        """
         self.phase = Phase.GREETING
         self.local_addr = local_addr
         self.welcomed = False
@@ -327,8 +330,7 @@ class Attachment:
 
     def _may_speak(self) -> bool:
         """Return whether more than the hello may be said on the present connection."""
-        connected = self.phase in _CONNECTED
-        return connected and (self._trust is None or self._trust.challenged)
+        return self.phase in _CONNECTED and self._is_trusted()
 
     def _ask_again(self, now_s: float) -> None:
         for data in self._requests.values():
@@ -341,10 +343,10 @@ class Attachment:
         if isinstance(reply, Challenge) and not trust.challenged:
             self._say(frame(encode(trust.proof(reply))), now_s)
             self._asked_since_s = now_s
-            self._ask_again(now_s)
             return
         trust.check(reply)
         self._asked_since_s = None
+        self._ask_again(now_s)
 
     def _take(self, reply: Reply, now_s: float) -> None:
         if self.phase is Phase.ENDED:
