@@ -107,6 +107,7 @@ FLOORS: dict[str, str] = {
         coordinator.engine
         coordinator.door
         coordinator.refusals
+        coordinator.admission
         coordinator.attachment
         coordinator.vigil
         coordinator.etcd_lease
@@ -115,6 +116,7 @@ FLOORS: dict[str, str] = {
         """,
     "F4": """
         coordinator.chronicle
+        coordinator.reception
         coordinator.server
         coordinator.client
         coordinator.remote_store
@@ -244,7 +246,7 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|tally|glimpse|status|greeting|engine|door|refusals)|page\.(timeline|access|acts)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
+    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|tally|glimpse|status|greeting|engine|door|refusals|admission)|page\.(timeline|access|acts)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 

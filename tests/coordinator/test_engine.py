@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from quorate.coordinator import engine as engine_module
 from quorate.coordinator.engine import (
     BATCH_BYTES_MAX,
     CLOSED_KEPT_S,
@@ -561,3 +562,14 @@ def test_r9_a_hello_counts_though_its_connection_ends_before_its_turn() -> None:
     assert a.node in driver.state.participants, "it was heard 5 s ago"
     driver.let_pass(12)
     assert a.node not in driver.state.participants
+
+
+def test_r15_a_run_has_so_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "NODES_MAX", 2)
+    driver = Driver()
+    first, second = driver.agent("a"), driver.agent("b")
+    assert driver.agent("c").last(Refused).code == "limit"
+    first.cut()
+    first.reconnect()
+    assert not first.all(Refused)
+    assert set(driver.run.sessions) == {first.node, second.node}

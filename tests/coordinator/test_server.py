@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import re
 import secrets
@@ -173,7 +174,10 @@ TLS_HELLO = bytes.fromhex("16030102000100")
 HOSTILE = {
     "http": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "another program"),
     "tls": (TLS_HELLO, "speaks TLS"),
-    "oversize": (struct.pack(">I", frames.GREETING_BYTES_MAX + 1), "65537 bytes"),
+    "oversize": (
+        struct.pack(">I", frames.GREETING_BYTES_MAX + 1),
+        f"{frames.GREETING_BYTES_MAX + 1} bytes",
+    ),
     "zeros": (bytes(64), "malformed"),
     "no message": (unframed(b"\xc1"), "malformed"),
     "number": (unframed(b"\x01"), "malformed"),
@@ -276,6 +280,111 @@ def test_r15_an_answer_that_is_too_large_fails_alone(
         assert pings(agent)
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"\x93\x0e\x09\xa0", 9),  # A get whose space is a text.
+        (b"\x92\x0c\xcd\x01\x00", 256),  # A compare-and-set that ends after its id.
+        (b"\x93\x63\x09\xa0", None),  # A message that there is not.
+        (b"\x92\x06\xa0", None),  # A ping, which is not answered by id.
+        (b"\x92\x0c\xa1x", None),  # An id that is none.
+    ],
+)
+def test_r15_a_malformed_request_fails_alone_if_it_can_be_told(
+    start: Start, body: bytes, told: int | None
+) -> None:
+    with RawAgent(start().endpoint) as agent:
+        space = join_alone(agent)
+        agent.socket.sendall(unframed(body))
+        agent.say(SetValue(300, space, "k", b""))
+        if told is None:
+            assert "malformed" in agent.read_until(Refused).message
+            assert agent.read() is None
+        else:
+            failed = agent.read_until(Failed)
+            assert (failed.id, failed.code) == (told, "protocol")
+            assert agent.read_until(Flag).id == 300
+
+
+def test_r15_whoever_asks_for_too_much_at_once_waits_and_nobody_else(
+    start: Start, until: Until
+) -> None:
+    ledger = GatedLedger()
+    coordinator = start(ledger)
+    with RawAgent(coordinator.endpoint, "a") as greedy, RawAgent(coordinator.endpoint, "b") as meek:
+        space = join_alone(greedy)
+        meek.read_until(Welcome)
+        ledger.gate.clear()
+        number = 10 * server.REQUESTS_AT_ONCE_MAX
+        greedy.say(*(SetValue(2 + i, space, f"k{i}", b"v") for i in range(number)))
+        until(lambda: coordinator.server._paused, what="the greedy one to be held up")
+        assert pings(meek)
+        engine = coordinator.server._engine
+        assert engine is not None
+        assert len(engine._inbox) <= server.REQUESTS_AT_ONCE_MAX
+        ledger.gate.set()
+        assert [greedy.read_until(Flag).id for _ in range(number)] == list(range(2, 2 + number))
+        assert pings(greedy)
+
+
+@pytest.mark.parametrize("limit", ["REQUEST_BYTES_AT_ONCE_MAX", "REQUEST_BYTES_AT_ONCE_TOTAL_MAX"])
+def test_r15_bytes_of_requests_that_wait_are_bounded(
+    start: Start, until: Until, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(server, limit, 100_000)
+    ledger = GatedLedger()
+    coordinator = start(ledger)
+    with RawAgent(coordinator.endpoint) as agent:
+        space = join_alone(agent)
+        ledger.gate.clear()
+        agent.say(*(SetValue(2 + i, space, "k", bytes(10_000)) for i in range(30)))
+        until(lambda: coordinator.server._paused, what="it to be held up")
+        engine = coordinator.server._engine
+        assert engine is not None
+        assert len(engine._inbox) <= 11
+        ledger.gate.set()
+        assert [agent.read_until(Flag).id for _ in range(30)] == list(range(2, 32))
+
+
+def test_r15_without_room_the_oldest_stranger_goes_and_may_come_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "connections_max", lambda files_max: 4)
+    endpoint = start().endpoint
+    with contextlib.ExitStack() as peers:
+
+        def arrive() -> RawPeer:
+            return peers.enter_context(RawPeer(endpoint))
+
+        oldest, second = arrive(), arrive()
+        second.say(operator_hello())
+        second.read_until(Welcome)
+        arrive(), arrive()
+        refused = oldest.read()
+        assert isinstance(refused, Refused)
+        assert refused.code == "connection"
+        assert "it may have 4" in refused.message
+        assert oldest.read() is None
+        assert pings(second)
+
+
+def test_stopping_leaves_no_connection_open(start: Start) -> None:
+    """Those that come in that moment included: what is left open is an error of the tests."""
+    coordinator = start()
+    peers: list[socket.socket] = []
+    with contextlib.suppress(OSError):
+        for number in range(200):
+            peers.append(socket.create_connection(coordinator.endpoint, timeout=1.0))
+            if number == 100:
+                coordinator.do(coordinator.server.stop)
+    coordinator.stop()
+    assert coordinator.server._open_count == 0
+    for peer in peers:
+        with peer, contextlib.suppress(ConnectionResetError):
+            assert peer.recv(1) == b""
+    gc.collect()
+
+
 def test_r14_nobody_is_answered_before_it_is_stored(start: Start, until: Until) -> None:
     ledger = GatedLedger()
     ledger.gate.clear()
@@ -311,13 +420,13 @@ def test_what_comes_during_a_write_becomes_one_batch(start: Start, until: Until)
         space = join_alone(agent)
         ledger.gate.clear()
         before = len(ledger.commits)
-        for number in range(20):
+        for number in range(12):
             agent.say(SetValue(10 + number, space, f"k{number}", b"v"))
         until(lambda: len(coordinator.server._engine._inbox) > 0, what="requests to queue up")
         agent.say(Ping(3))
         agent.read_until(Pong)
         ledger.gate.set()
-        for _ in range(20):
+        for _ in range(12):
             agent.read_until(Flag)
         assert len(ledger.commits) - before <= 3
 
@@ -332,14 +441,14 @@ def test_r15_a_batch_has_a_limit(
         space = join_alone(agent)
         ledger.gate.clear()
         before = len(ledger.commits)
-        agent.say(*(SetValue(10 + number, space, f"k{number}", bytes(600)) for number in range(20)))
+        agent.say(*(SetValue(10 + number, space, f"k{number}", bytes(600)) for number in range(12)))
         agent.say(Ping(3))
         agent.read_until(Pong)
         ledger.gate.set()
-        for _ in range(20):
+        for _ in range(12):
             agent.read_until(Flag)
         assert max(ledger.commits[before:]) < 3 * 600
-        agent.say(GetValue(90, space, "k19", 1.0))
+        agent.say(GetValue(90, space, "k11", 1.0))
         assert agent.read_until(Value).value == bytes(600)
 
 

@@ -257,3 +257,56 @@ def test_r15_a_full_store_takes_no_more_but_knows_what_it_took(
     desk.ask(1, DeleteKey(3, FIRST, "k"))
     desk.ask(1, SetValue(4, FIRST, "l", b""))
     assert desk.told(1) == [Flag(3, True), Flag(4, True)]
+
+
+def waits(number: int, key: str = "k") -> GetValue:
+    return GetValue(number, FIRST, key, 300.0)
+
+
+def test_r15_a_connection_waits_for_so_many_things_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "PARKED_BY_CONNECTION_MAX", 2)
+    assert [desk.ask(1, waits(number)) for number in (1, 2, 3)] == [300.0, 300.0, None]
+    assert code(desk.told(1)[0]) == "limit"
+    assert desk.ask(1, waits(2)) == 300.0, "it was asked again"
+    assert desk.ask(2, waits(1)) == 300.0
+    desk.store.expire(1, 1)
+    assert desk.ask(1, waits(4)) == 300.0
+
+
+@pytest.mark.parametrize(("limit", "value"), [("PARKED_MAX", 2), ("PARKED_BYTES_MAX", 19)])
+def test_r15_a_run_waits_for_so_many_things_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(store_module, limit, value)
+    for connection in (1, 2):
+        assert desk.ask(connection, waits(1, "k" * 10)) == 300.0
+    assert desk.ask(3, waits(1)) is None
+    assert code(desk.told(3)[0]) == "limit"
+    desk.store.disconnect(2)
+    assert desk.ask(3, waits(1)) == 300.0
+
+
+def test_r15_keys_are_counted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "KEYS_MAX", 1)
+    desk.ask(1, SetValue(1, FIRST, "k", b"old"))
+    desk.ask(1, SetValue(2, FIRST, "k", b"new"))
+    assert desk.told(1) == [Flag(1, True), Flag(2, True)]
+    desk.ask(1, SetValue(3, FIRST, "l", b""))
+    assert code(desk.told(1)[0]) == "limit"
+
+
+def test_r15_what_is_remembered_of_sessions_is_counted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "STORE_BYTES_MAX", 1000)
+    desk.ask(1, SetValue(1, FIRST, "k", bytes(300)))
+    for number in range(5):
+        desk.ask(1, CompareSet(1, FIRST, "k", b"x", b""), session=f"other {number}")
+    assert code(desk.told(1)[-1]) == "limit"
+    desk.commit()
+    again = Desk(desk.ledger)
+    again.store.open(FIRST)
+    again.ask(1, SetValue(9, FIRST, "l", b""))
+    assert code(again.told(1)[-1]) == "limit"

@@ -107,6 +107,9 @@ BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 RUNS_MAX = 10_000
 
+# The nodes of one run that are attached, or are not given up yet.
+NODES_MAX = 65_536
+
 _CORRUPT: dict[type[BaseException], type[RendezvousError]] = {
     ValueError: RendezvousStateError,
     msgspec.MsgspecError: RendezvousStateError,
@@ -257,6 +260,11 @@ class Engine:
     def now_s(self) -> float:
         """The engine's time in seconds."""
         return self._clock.monotonic()
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether messages wait for their turn."""
+        return bool(self._inbox)
 
     def opened(self, connection: int) -> None:
         """Note a new connection; its first message must be a hello."""
@@ -412,6 +420,7 @@ class Engine:
         resumed = False
         if hello.role == ROLE_AGENT:
             self._ensure_run(hello.run_id)
+            self._require_place(hello)
             peer.session, resumed = self._observed(hello.run_id).attach(connection, hello)
         peer.run_id, peer.role = hello.run_id, hello.role
         peer.session_id = hello.session
@@ -520,6 +529,14 @@ class Engine:
             )
         self._stored[run_id] = StoredState(run_id)
         self._add_run(run_id, RendezvousState(epoch=self._mint()))
+
+    def _require_place(self, hello: Hello) -> None:
+        sessions = self.runs[hello.run_id].sessions
+        if len(sessions) >= NODES_MAX and hello.node not in sessions:
+            raise RendezvousLimitError(
+                f"{NODES_MAX} nodes are attached to the run '{hello.run_id}', and there may be no "
+                f"more: use another run."
+            )
 
     def _add_run(self, run_id: str, state: RendezvousState) -> Run:
         observer = _EngineObserver(self._clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -16,11 +17,13 @@ from types import MappingProxyType
 from typing import cast
 
 from quorate.clock import Clock, SystemClock
+from quorate.coordinator.admission import Admission, connections_max
 from quorate.coordinator.chronicle import tell
 from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S, Batch, Engine
 from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.outbox import Send
+from quorate.coordinator.reception import Reception
 from quorate.coordinator.refusals import RefusalLog
 from quorate.coordinator.run import Run
 from quorate.coordinator.tally import Tally
@@ -37,6 +40,7 @@ from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     ROLE_OPERATOR,
     Hello,
+    Ping,
     Proven,
     Redirect,
     Refused,
@@ -44,9 +48,11 @@ from quorate.wire.messages import (
     Request,
     Waiting,
     Welcome,
+    Word,
     decode_word,
     encode,
     failure,
+    request_id_of,
 )
 from quorate.wire.proof import NONCE_BYTES
 from quorate.wire.tls import TlsPipe
@@ -70,7 +76,16 @@ IDLE_TIMEOUT_S = 120.0
 # What a peer that does not read may make us keep for it.
 UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 
+# What one connection may ask, and all of them together, until it is carried out, and stored if it
+# has to be. Beyond that nothing is read from those who ask for more: they wait, the others do not.
+REQUESTS_AT_ONCE_MAX = 16
+REQUEST_BYTES_AT_ONCE_MAX = 8 * 1024 * 1024
+REQUEST_BYTES_AT_ONCE_TOTAL_MAX = 64 * 1024 * 1024
+
 COMMIT_RETRY_S = 1.0
+
+# Connections that are dropped are gone after a turn or two of the loop.
+END_TIMEOUT_S = 2.0
 
 # What agents that wait are told while a shared ledger does not answer.
 UNCERTAIN = Waiting("uncertain", "what the coordinators share their runs in does not answer", 0.0)
@@ -80,6 +95,8 @@ class _Connection(asyncio.Protocol):
     """One peer's socket: bytes to messages, and back, by way of `pipe` if there is TLS."""
 
     __slots__ = (
+        "_asked",
+        "_asked_bytes",
         "_door",
         "_finished",
         "_pipe",
@@ -88,6 +105,7 @@ class _Connection(asyncio.Protocol):
         "greeted",
         "heard_s",
         "number",
+        "paused",
         "transport",
     )
 
@@ -97,6 +115,8 @@ class _Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._door = server.new_door()
         self._finished = False
+        self._asked = self._asked_bytes = 0
+        self.paused = False
         self.number = 0
         self.heard_s = 0.0
         self.greeted = False
@@ -112,13 +132,39 @@ class _Connection(asyncio.Protocol):
         """Hand on the messages that the bytes complete."""
         self._server.tally.received_bytes += len(data)
         try:
-            for body in self._reader.feed(self._plain(data)):
+            for body in self._reader.feed(self._plain(data) if data else b""):
                 self._take(body)
+                if self.paused:
+                    return
         except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
             self.refuse(error)
 
+    def pause(self) -> None:
+        """Read nothing more until `resume`."""
+        self.paused = True
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on, with what was received before the pause first."""
+        self._asked = self._asked_bytes = 0
+        self.paused = False
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.data_received(b"")
+
+    def count(self, body_bytes: int) -> bool:
+        """Count a request; return whether it is enough for now."""
+        self._asked += 1
+        self._asked_bytes += body_bytes
+        enough = self._asked >= REQUESTS_AT_ONCE_MAX
+        return enough or self._asked_bytes >= REQUEST_BYTES_AT_ONCE_MAX
+
     def _take(self, body: bytes) -> None:
-        reply, request = self._door.enter(decode_word(body), body)
+        word = self._decoded(body)
+        if word is None:
+            return
+        reply, request = self._door.enter(word, body)
         if reply is not None:
             self.write(frame(encode(reply)))
         if isinstance(reply, Proven):
@@ -131,7 +177,18 @@ class _Connection(asyncio.Protocol):
         if isinstance(request, Hello):
             self.greeted = True
             self._reader.bytes_max = FRAME_BYTES_MAX
-        self._server.received(self, request)
+        self._server.received(self, request, len(body))
+
+    def _decoded(self, body: bytes) -> Word | None:
+        """Return what a message says; one that means nothing fails alone, if it can be told so."""
+        try:
+            return decode_word(body)
+        except RendezvousProtocolError as error:
+            request_id = request_id_of(body) if self.greeted else None
+            if request_id is None:
+                raise
+            self.write(_framed(failure(request_id, error)))
+            return None
 
     def _plain(self, data: bytes) -> bytes:
         """Return what the peer says in the bytes that it has sent."""
@@ -179,6 +236,11 @@ class _Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether what is written may still arrive."""
+        return self.transport is not None and not self.transport.is_closing()
+
     def write(self, data: bytes) -> None:
         """Send bytes; what comes before the end of a handshake is said again after the hello."""
         if self._pipe is None:
@@ -189,12 +251,12 @@ class _Connection(asyncio.Protocol):
 
     def _put(self, data: bytes) -> None:
         """Write to the socket, unless the peer has stopped reading."""
-        if self.transport is None or not data:
+        if self.transport is None or self.transport.is_closing() or not data:
             return
         self.transport.write(data)
         self._server.tally.sent_bytes += len(data)
         if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
-            logger.warning("gave up on %s: it does not read what it is sent", self.peer())
+            self._server.refused(self, "it does not read what it is sent")
             self.transport.abort()
 
     def peer(self) -> str:
@@ -232,7 +294,8 @@ class CoordinatorServer:
         keys: Keys | None = None,
         tls: TlsContexts | None = None,
     ) -> None:
-        self._listeners = listeners
+        self._reception = Reception(listeners, self._new_connection, self.now_s)
+        self._admission = Admission(connections_max(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self._keys = keys or Keys()
         self._open_door = Door(Keys(), b"")
         self._refusals = RefusalLog()
@@ -252,6 +315,9 @@ class CoordinatorServer:
         self._obstacle: Waiting | None = None
         self._inquiries: dict[int, asyncio.Future[Reply]] = {}
         self._connections: dict[int, _Connection] = {}
+        self._open_count = 0
+        self._paused: dict[int, _Connection] = {}
+        self._asked_bytes = 0
         self._last_number = 0
         self._flush_planned = False
         self._writer = ThreadPoolExecutor(1, "quorate-writer")
@@ -268,10 +334,7 @@ class CoordinatorServer:
             Exception: What kept the coordinator from going on; agents start another one.
         """
         loop = asyncio.get_running_loop()
-        servers = [
-            await loop.create_server(self._new_connection, sock=listener, backlog=4096)
-            for listener in self._listeners
-        ]
+        self._reception.open()
         tasks = [loop.create_task(self._tick_for_ever())]
         if self._seat is not None:
             tasks.append(loop.create_task(self._take_seat(self._seat)))
@@ -282,9 +345,7 @@ class CoordinatorServer:
         finally:
             for task in tasks:
                 task.cancel()
-            for server in servers:
-                server.close()
-            self._end()
+            await self._end()
         if self._failure is not None:
             raise self._failure
 
@@ -365,8 +426,21 @@ class CoordinatorServer:
         connection.number = self._last_number
         connection.heard_s = self.now_s()
         self._connections[connection.number] = connection
+        self._open_count += 1
         if self._keys.token is None:
             self.admitted(connection, may_act=True)
+        leaving = self._admission.arrived(connection.number)
+        if leaving is not None and leaving in self._connections:
+            self._turn_away(self._connections[leaving])
+
+    def _turn_away(self, connection: _Connection) -> None:
+        """End a connection for which there is no room; it may come again."""
+        connection.refuse(
+            RendezvousConnectionError(
+                f"The coordinator has no room for another connection: it may have "
+                f"{self._admission.connections_max}. Allow it more open files (ulimit -n)."
+            )
+        )
 
     def admitted(self, connection: _Connection, may_act: bool) -> None:
         """Tell the engine of a connection, whose words are handed to it from now on."""
@@ -375,28 +449,51 @@ class CoordinatorServer:
             if not may_act:
                 self._engine.restrict(connection.number)
 
-    def refused(self, connection: _Connection, error: Exception) -> None:
+    def refused(self, connection: _Connection, why: Exception | str) -> None:
         """Log why a peer is refused, unless another one was a moment ago."""
         if self._refusals.note(self.now_s()):
-            logger.warning("refused %s: %s", connection.peer(), error)
+            logger.warning("refused %s: %s", connection.peer(), why)
 
-    def received(self, connection: _Connection, message: Request) -> None:
+    def received(self, connection: _Connection, message: Request, body_bytes: int) -> None:
         """Hand a message to the engine; its effects follow once this turn of the loop is over."""
         if self._engine is None:
             assert self._seat is not None
             connection.redirect(self._seat.holder())
             return
         self._engine.receive(connection.number, message)
-        if isinstance(message, Hello) and self._obstacle is not None:
-            connection.write(_framed(self._obstacle))
+        if isinstance(message, Hello):
+            self._admission.welcomed(connection.number)
+            if self._obstacle is not None:
+                connection.write(_framed(self._obstacle))
+        if not isinstance(message, Ping):
+            self._pause_if_enough(connection, body_bytes)
         self._plan_flush()
 
     def closed(self, connection: _Connection, finished: bool) -> None:
         """Tell the engine that a connection is gone."""
+        self._open_count -= 1
+        self._admission.gone(connection.number)
+        self._paused.pop(connection.number, None)
         known = self._connections.pop(connection.number, None) is not None
         if known and self._engine is not None:
             self._engine.closed(connection.number, finished)
             self._plan_flush()
+
+    def _pause_if_enough(self, connection: _Connection, body_bytes: int) -> None:
+        self._asked_bytes += body_bytes
+        enough = connection.count(body_bytes)
+        if enough or self._asked_bytes >= REQUEST_BYTES_AT_ONCE_TOTAL_MAX:
+            connection.pause()
+            self._paused[connection.number] = connection
+
+    def _resume(self) -> None:
+        """Read on from everybody, unless the engine has not come to an end with what was asked."""
+        if self._engine is not None and self._engine.has_backlog:
+            return
+        self._asked_bytes = 0
+        paused, self._paused = self._paused, {}
+        for connection in paused.values():
+            connection.resume()
 
     def _plan_flush(self) -> None:
         """Flush once for all that this turn of the loop brings: that is what makes a batch."""
@@ -412,6 +509,8 @@ class CoordinatorServer:
             self._send_if_held(engine.take_sends())
             tell(logger, engine.take_events())
             if batch is None:
+                if not self._is_writing():
+                    self._resume()
                 return
             if self._ledger is not None:
                 self._writing = asyncio.get_running_loop().create_task(
@@ -449,6 +548,7 @@ class CoordinatorServer:
             stall_s = self.now_s() - stalled_since_s
             logger.info("writing goes on after a stall of %.1f s", stall_s)
         engine.settle(batch)
+        self._resume()
         self._flush()
 
     async def _take_seat(self, seat: Seat) -> None:
@@ -537,12 +637,14 @@ class CoordinatorServer:
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
-            data = _framed(send.message) if send.message is not None else b""
             for number in send.connections:
-                connection = self._connections.get(number)
-                if connection is None:
+                if number not in self._connections:
                     self._answer_inquiry(number, send.message)
-                    continue
+            found = map(self._connections.get, send.connections)
+            present = [connection for connection in found if connection and connection.is_open]
+            # What is large is made only for those who still read.
+            data = _framed(send.message) if send.message is not None and present else b""
+            for connection in present:
                 if data:
                     connection.write(data)
                 if send.end:
@@ -582,7 +684,8 @@ class CoordinatorServer:
         self._scanned_s = now_s
         for connection in list(self._connections.values()):
             limit_s = IDLE_TIMEOUT_S if connection.greeted else GREETING_TIMEOUT_S
-            if now_s - connection.heard_s > limit_s and connection.transport is not None:
+            is_late = now_s - connection.heard_s > limit_s and not connection.paused
+            if is_late and connection.transport is not None:
                 connection.transport.abort()
 
     def _stop_if_idle(self) -> None:
@@ -593,7 +696,8 @@ class CoordinatorServer:
             logger.info("nobody was connected for %g s: this coordinator ends", self._idle_exit_s)
             self.stop()
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
+        await self._reception.close()
         if self._writing is not None and self._is_writing():
             self._writing.cancel()
         self._abort_connections()
@@ -602,6 +706,10 @@ class CoordinatorServer:
         self._writer.shutdown(wait=True)
         if self._ledger is not None:
             self._ledger.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT_S):
+                while self._open_count:
+                    await asyncio.sleep(0)
 
     def _abort_connections(self) -> None:
         """Drop all connections; agents take this for a restart, and dial again."""

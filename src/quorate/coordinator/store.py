@@ -48,6 +48,15 @@ ROUNDS_KEPT = 2
 STORE_BYTES_MAX = 512 * 1024 * 1024
 KEY_CHARACTERS_MAX = 1024
 KEYS_AWAITED_MAX = 100_000
+KEYS_MAX = 1_000_000
+
+# Requests that wait for a key, of one connection and of one run; each worker of the largest runs
+# waits for a few.
+PARKED_BY_CONNECTION_MAX = 1024
+PARKED_MAX = 250_000
+
+# The keys that they name, of all of them together.
+PARKED_BYTES_MAX = 64 * 1024 * 1024
 
 Space = tuple[str, int]
 _answer_decoder = msgspec.msgpack.Decoder(Answer)
@@ -73,6 +82,8 @@ class RunStore:
         self._results: dict[str, StoreResult] = {}
         self._parked: dict[_Waiter, tuple[Space, GetValue | WaitKeys]] = {}
         self._parked_by: dict[int, set[_Waiter]] = {}
+        self._parked_bytes = 0
+        self._result_bytes = 0
         self._newest: Space | None = None
         self.changes: dict[str, bytes | None] = {}
 
@@ -98,7 +109,7 @@ class RunStore:
             if key.space is not None:
                 values.setdefault(key.space, {})[key.name] = value
             else:
-                self._results[key.name] = msgspec.msgpack.decode(value, type=StoreResult)
+                self._remember(key.name, msgspec.msgpack.decode(value, type=StoreResult))
         self._spaces = {space: Keyspace(content) for space, content in values.items()}
 
     def open(self, newest: Space) -> None:
@@ -181,22 +192,54 @@ class RunStore:
             if request.id == last.request_id:
                 self._outbox.send(connection, _answer_decoder.decode(last.answer))
             return
-        self._require_room(request)
+        self._require_room(request, keyspace)
         answer, mutation = _mutate(request, keyspace)
         for key, value in mutation.changes.items():
             self.changes[entry_key(self._run_id, request.space, key)] = value
         result = StoreResult(request.id, request.space, encode(answer))
-        self._results[session] = result
+        self._remember(session, result)
         self.changes[result_key(self._run_id, session)] = msgspec.msgpack.encode(result)
         self._outbox.send(connection, answer)
         for waiter in mutation.woken:
             self._answer_held(waiter)
 
-    def _require_room(self, request: StoreChange) -> None:
-        if not isinstance(request, DeleteKey) and self.bytes_used > STORE_BYTES_MAX:
+    def _remember(self, session: str, result: StoreResult) -> None:
+        self._forget(session)
+        self._results[session] = result
+        self._result_bytes += len(session) + len(result.answer)
+
+    def _forget(self, session: str) -> None:
+        former = self._results.pop(session, None)
+        if former is not None:
+            self._result_bytes -= len(session) + len(former.answer)
+
+    def _require_room(self, request: StoreChange, keyspace: Keyspace) -> None:
+        if isinstance(request, DeleteKey):
+            return
+        used = self.bytes_used + self._result_bytes
+        if used > STORE_BYTES_MAX:
             raise RendezvousLimitError(
-                f"The stores of the run '{self._run_id}' hold {self.bytes_used} bytes, more than "
-                f"{STORE_BYTES_MAX}: delete keys that are no longer needed."
+                f"The stores of the run '{self._run_id}' hold {used} bytes, last answers included, "
+                f"more than {STORE_BYTES_MAX}: delete keys that are no longer needed."
+            )
+        if self.keys >= KEYS_MAX and not keyspace.check((request.key,)):
+            raise RendezvousLimitError(
+                f"The stores of the run '{self._run_id}' hold {KEYS_MAX} keys, and may hold no "
+                f"more: delete keys that are no longer needed."
+            )
+
+    def _require_patience(self, connection: int) -> None:
+        own = len(self._parked_by.get(connection, ()))
+        if own >= PARKED_BY_CONNECTION_MAX:
+            raise RendezvousLimitError(
+                f"This worker waits for keys {own} times already, and may not more often: wait for "
+                f"several keys in one call."
+            )
+        if len(self._parked) >= PARKED_MAX or self._parked_bytes > PARKED_BYTES_MAX:
+            raise RendezvousLimitError(
+                f"{len(self._parked)} requests of the run '{self._run_id}' wait for keys of "
+                f"{self._parked_bytes} bytes together; {PARKED_MAX} may, for {PARKED_BYTES_MAX} "
+                f"bytes: wait for fewer keys."
             )
 
     def _hold(
@@ -204,10 +247,13 @@ class RunStore:
     ) -> float | None:
         waiter = _Waiter(connection, request.id)
         self._release(waiter)
-        keys = (request.key,) if isinstance(request, GetValue) else request.keys
-        if not keyspace.park(waiter, keys):
+        keys = _keys_of(request)
+        if keyspace.check(keys):
             self._outbox.send(connection, _answer_present(request, keyspace))
             return None
+        self._require_patience(connection)
+        keyspace.park(waiter, keys)
+        self._parked_bytes += _bytes_of(keys)
         self._parked[waiter] = (request.space, request)
         self._parked_by.setdefault(connection, set()).add(waiter)
         return request.timeout_s
@@ -222,6 +268,7 @@ class RunStore:
         held = self._parked.pop(waiter, None)
         if held is None:
             return
+        self._parked_bytes -= _bytes_of(_keys_of(held[1]))
         self._spaces[held[0]].unpark(waiter)
         waiters = self._parked_by[waiter.connection]
         waiters.discard(waiter)
@@ -240,7 +287,7 @@ class RunStore:
             self.changes[entry_key(self._run_id, space, key)] = None
         for session, result in list(self._results.items()):
             if result.space == space:
-                del self._results[session]
+                self._forget(session)
                 self.changes[result_key(self._run_id, session)] = None
 
 
@@ -263,6 +310,10 @@ def _keys_of(request: StoreRequest) -> tuple[str, ...]:
     if isinstance(request, CountKeys):
         return ()
     return request.keys if isinstance(request, WaitKeys | CheckKeys) else (request.key,)
+
+
+def _bytes_of(keys: tuple[str, ...]) -> int:
+    return sum(map(len, keys))
 
 
 def _mutate(request: StoreChange, keyspace: Keyspace) -> tuple[Answer, Mutation[Any]]:

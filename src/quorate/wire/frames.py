@@ -12,7 +12,7 @@ __all__ = ["FRAME_BYTES_MAX", "GREETING_BYTES_MAX", "FrameReader", "frame", "is_
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 
 # Before a peer has said who it is, it gets no more of our memory than this.
-GREETING_BYTES_MAX = 64 * 1024
+GREETING_BYTES_MAX = 16 * 1024
 
 _HEADER_BYTES = 4
 

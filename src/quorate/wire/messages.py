@@ -6,8 +6,9 @@ a new connection; the answer carries it back. Messages without an `id` are not a
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast, get_args
 
 import msgspec
 
@@ -85,6 +86,7 @@ __all__ = [
     "error_of",
     "failure",
     "report_of",
+    "request_id_of",
 ]
 
 # Texts of errors quote what peers sent; they must fit into a frame, many times over.
@@ -99,6 +101,9 @@ SUCCEEDED = "succeeded"
 # The code of the one refusal, beside that of a protocol error, that counts without a proof.
 AUTHENTICATION = "authentication"
 PROTOCOL = "protocol"
+
+# The code of a refusal for the moment: the peer may come again.
+CONNECTION = "connection"
 
 ROLE_AGENT = "agent"
 ROLE_STORE = "store"
@@ -527,6 +532,11 @@ Reply: TypeAlias = Challenge | Proven | Welcome | Refused | Answer | Pong | Push
 COMPRESSED_FROM_BYTES = 256 * 1024
 REPORT_BYTES_MAX = 64 * 1024 * 1024
 
+# The tags of those requests that carry an id, which is their first field.
+_ANSWERED_TAGS = frozenset(
+    kind.__struct_config__.tag for kind in get_args(Request) if kind.__struct_fields__[0] == "id"
+)
+
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)
 _word_decoder = msgspec.msgpack.Decoder(Word)
@@ -536,7 +546,7 @@ _ERRORS: dict[str, type[RendezvousError]] = {
     "closed": RendezvousClosedError,
     "timeout": RendezvousTimeoutError,
     "store_timeout": StoreTimeoutError,
-    "connection": RendezvousConnectionError,
+    CONNECTION: RendezvousConnectionError,
     "deposed": RendezvousDeposedError,
     PROTOCOL: RendezvousProtocolError,
     "state": RendezvousStateError,
@@ -573,6 +583,15 @@ def decode_word(body: bytes) -> Word:
         RendezvousProtocolError: It is neither a request of this protocol nor a proof.
     """
     return cast(Word, _decoded(body, _word_decoder))
+
+
+def request_id_of(body: bytes) -> int | None:
+    """Return the id of a request that cannot be decoded, `None` if it cannot be made out either."""
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        match msgspec.msgpack.decode(body):
+            case [int(tag), int(request_id), *_] if tag in _ANSWERED_TAGS:
+                return request_id
+    return None
 
 
 def decode_reply(body: bytes) -> Reply:
