@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from quorate.coordinator.attachment import (
+    GARBLED_MAX,
     REDIAL_FIRST_S,
     REDIAL_MAX_S,
     Attachment,
@@ -56,6 +57,7 @@ from quorate.wire.proof import NONCE_BYTES
 
 INTERVAL_S = 4.0
 ADDR = "192.0.2.1"
+GARBAGE = [b"HTTP/1.1 400 Bad Request\r\n", frame(encode(Leave(1, "")))]
 PLACE = Place("e", 3, 0, 1, "d", ADDR, 1, 0, 1)
 
 
@@ -360,11 +362,72 @@ class TestAsking:
         attachment.received(data[5:], 2.0)
         assert attachment.waiting == 1
 
-    def test_r15_what_is_no_reply_is_refused(self) -> None:
+    @pytest.mark.parametrize("data", GARBAGE)
+    def test_r15_whoever_is_no_coordinator_is_told_at_once(self, data: bytes) -> None:
+        attachment = make()
+        attachment.connected(ADDR, 0.0)
         with pytest.raises(RendezvousProtocolError):
-            attached().received(b"HTTP/1.1 400 Bad Request\r\n", 0.0)
+            attachment.received(data, 0.0)
+
+    @pytest.mark.parametrize("data", GARBAGE)
+    def test_r11_garbage_from_a_coordinator_costs_a_connection(self, data: bytes) -> None:
+        attachment = attached()
+        request_id = ask(attachment, leave)
+        said(attachment)
+        attachment.received(data, 1.0)
+        assert attachment.is_garbled
+        assert attachment.tick(1.0)
+        tell(attachment, Flag(request_id, False))
+        assert attachment.take_outcomes() == []
+        attachment.lost("reset", 1.0)
+        assert not attachment.is_garbled
+        assert attachment.last_error != "reset"
+        attachment.connected(ADDR, 2.0)
+        assert said(attachment) == [make_hello(ADDR), leave(request_id)]
+        tell(attachment, Welcome(1, "here", True), Flag(request_id, True))
+        ((_, answer, _),) = attachment.take_outcomes()
+        assert answer == Flag(request_id, True)
+
+    def garble(self, attachment: Attachment, times: int) -> None:
+        for _ in range(times):
+            attachment.received(GARBAGE[0], 1.0)
+            attachment.lost("reset", 1.0)
+            attachment.connected(ADDR, 2.0)
+            tell(attachment, Welcome(1, "here", True))
+
+    def test_garbage_over_and_over_ends_the_session(self) -> None:
+        attachment = attached()
+        self.garble(attachment, GARBLED_MAX - 1)
         with pytest.raises(RendezvousProtocolError):
-            attached().received(frame(encode(Leave(1, ""))), 0.0)
+            attachment.received(GARBAGE[0], 1.0)
+
+    @pytest.mark.parametrize("word", [Pong(1), Flag(1, True)])
+    def test_a_word_in_between_lets_garbage_count_anew(self, word: Reply) -> None:
+        attachment = attached()
+        ask(attachment, leave)
+        for _ in range(2):
+            self.garble(attachment, GARBLED_MAX - 1)
+            tell(attachment, word)
+            ask(attachment, leave)
+            word = Pong(1)
+        assert attachment.error is None
+
+    def test_between_garbled_connections_it_pauses_ever_longer(self) -> None:
+        attachment = attached()
+        self.garble(attachment, 8)
+        attachment.received(GARBAGE[0], 3.0)
+        attachment.lost("reset", 3.0)
+        assert attachment.dial_at_s == 3.0 + REDIAL_MAX_S
+
+    def test_a_coordinator_without_room_is_asked_again(self) -> None:
+        attachment = make()
+        attachment.connected(ADDR, 0.0)
+        request_id = ask(attachment, leave)
+        tell(attachment, Refused("connection", "no room"))
+        attachment.lost("it ended the connection", 1.0)
+        assert (attachment.phase, attachment.last_error) == (Phase.DETACHED, "no room")
+        attachment.connected(ADDR, 2.0)
+        assert said(attachment) == [make_hello(ADDR), leave(request_id)]
 
 
 class TestPushes:
@@ -625,8 +688,14 @@ class TestToken:
 
     def test_a_proof_that_nobody_asked_for(self) -> None:
         for attachment in (attached(), self.attached()):
-            with pytest.raises(RendezvousProtocolError, match="nobody asked"):
-                tell(attachment, Proven(b"mac"))
+            tell(attachment, Proven(b"mac"))
+            assert attachment.is_garbled
+
+    def test_a_stranger_without_room_is_asked_again(self) -> None:
+        attachment = self.make()
+        tell(attachment, Refused("connection", "no room"))
+        attachment.lost("it ended the connection", 1.0)
+        assert (attachment.phase, attachment.last_error) == (Phase.DETACHED, "no room")
 
     def test_each_connection_has_secrets_and_a_nonce_of_its_own(self) -> None:
         class Changing(Token):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -76,10 +77,10 @@ def make_client() -> Iterator[MakeClient]:
 
 
 class FakeServer:
-    """Another program on the port: it answers every connection with the same bytes."""
+    """Another program on the port: it says the same on every connection, or something new."""
 
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = answers
         self._listener = socket.create_server((LOOPBACK, 0))
         self._held: list[socket.socket] = []
         self.endpoint = Endpoint(*self._listener.getsockname())
@@ -95,7 +96,7 @@ class FakeServer:
             while True:
                 connection, _ = self._listener.accept()
                 self._held.append(connection)
-                connection.sendall(self._answer)
+                connection.sendall(self._answers[min(self.visits, len(self._answers)) - 1])
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -106,11 +107,11 @@ class FakeServer:
 
 
 @pytest.fixture
-def make_server() -> Iterator[Callable[[bytes], FakeServer]]:
+def make_server() -> Iterator[Callable[..., FakeServer]]:
     with contextlib.ExitStack() as made:
 
-        def make(answer: bytes = b"") -> FakeServer:
-            server = FakeServer(answer)
+        def make(*answers: bytes) -> FakeServer:
+            server = FakeServer(*(answers or (b"",)))
             made.callback(server.close)
             return server
 
@@ -507,3 +508,45 @@ def test_many_threads_share_a_session(
     for thread in threads:
         thread.join(LATE_S)
     assert sorted(answers) == list(range(1, 81))
+
+
+WELCOME = frame(encode(Welcome(1, "here", False)))
+
+
+def test_r11_garbage_from_a_coordinator_costs_a_connection(
+    make_server: Callable[..., FakeServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = make_server(WELCOME + b"garbage", WELCOME + frame(encode(Report(1, b"{}"))))
+    hello = operator_hello()
+    client = Client([server.endpoint], lambda *_: hello, 60.0)
+    future = client.submit(Status)
+    client.start()
+    assert future.result(LATE_S) == Report(1, b"{}")
+    client.close()
+    assert server.visits == 2
+    assert "cannot understand the coordinator" in caplog.text
+
+
+# Where there are threads, Python is afraid of forks.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_r8_a_forked_child_does_not_hold_the_connection_and_may_have_its_own(
+    coordinator: ThreadedCoordinator, make_client: MakeClient, until: Until
+) -> None:
+    """Or the end of an agent would be told when the last worker that it has forked ends."""
+    client = make_client(coordinator.endpoint)
+    ask(client)
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(tell)
+        os.read(told, 1)
+        report = ask(make_client(coordinator.endpoint))
+        os._exit(0 if report.json else 1)
+    os.close(told)
+    try:
+        client.close()
+        until(lambda: not coordinator.server._connections, what="the end of the connection")
+    finally:
+        os.close(tell)
+        _, status = os.waitpid(pid, 0)
+    assert status == 0

@@ -23,6 +23,7 @@ from quorate.errors import (
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     AUTHENTICATION,
+    CONNECTION,
     PROTOCOL,
     Answer,
     Challenge,
@@ -54,6 +55,10 @@ __all__ = ["Attachment", "Outcome", "Phase", "unreachable"]
 # again: the pause between two tries doubles up to this, and each agent draws its own part of it.
 REDIAL_FIRST_S = 0.05
 REDIAL_MAX_S = 1.0
+
+# So often in a row, without an answer in between, a coordinator that is known may say what is not
+# of our protocol, before its session ends: it takes some 8 s with the pauses.
+GARBLED_MAX = 12
 
 
 class Phase(Enum):
@@ -170,6 +175,7 @@ class Attachment:
         self._make_nonce = make_nonce
         self._trust: _Trust | None = None
         self._doubt = ""
+        self._garbled = 0
         self._hello: Hello | None = None
         self._reader = FrameReader(FRAME_BYTES_MAX)
         self._requests: dict[int, bytes] = {}
@@ -191,6 +197,14 @@ class Attachment:
     def is_known(self) -> bool:
         """Whether a coordinator has accepted this session once, and it has not ended since."""
         return bool(self.coordinator) and self.phase is not Phase.ENDED
+
+    @property
+    def is_garbled(self) -> bool:
+        """Whether the coordinator, which is trusted, cannot be understood any more.
+
+        Reset the connection then, and say so with `lost`: the session goes on with another one.
+        """
+        return bool(self._doubt and self._garbled) and self._is_trusted()
 
     def next_id(self) -> int:
         """Return an id for a new request."""
@@ -269,10 +283,10 @@ class Attachment:
             for body in self._reader.feed(data):
                 self._take(decode_reply(body), now_s)
         except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
-            if self._is_trusted() or not self.is_known:
+            if not self.is_known or (self._is_trusted() and self._is_hopeless(error)):
                 raise
-            # A stranger must not end a session that stood: nothing of this connection counts any
-            # more, and `tick` gives it up.
+            # A stranger, or a fault on the way, must not end a session that stood: nothing of this
+            # connection counts any more, and it is given up.
             self._doubt = str(error)
 
     def tick(self, now_s: float) -> bool:
@@ -283,6 +297,8 @@ class Attachment:
         """
         if self.phase not in _CONNECTED:
             return False
+        if self.is_garbled:
+            return True
         if self._asked_since_s is not None and now_s - self._asked_since_s >= self._interval_s:
             return True
         if self._may_speak() and now_s - self._spoke_s >= self._interval_s / 2:
@@ -328,6 +344,12 @@ class Attachment:
         """Return whether the coordinator is believed: it has proved itself, or need not."""
         return self._trust is None or self._trust.established
 
+    def _is_hopeless(self, error: RendezvousError) -> bool:
+        """Return whether to end, counting what could not be understood."""
+        self._garbled += 1
+        is_garbage = isinstance(error, RendezvousProtocolError)
+        return not is_garbage or self._garbled >= GARBLED_MAX
+
     def _may_speak(self) -> bool:
         """Return whether more than the hello may be said on the present connection."""
         return self.phase in _CONNECTED and self._is_trusted()
@@ -338,6 +360,9 @@ class Attachment:
 
     def _take_from_stranger(self, trust: _Trust, reply: Reply, now_s: float) -> None:
         """Take what a coordinator says that has not proved yet that it knows the token."""
+        if isinstance(reply, Refused) and reply.code == CONNECTION:
+            self._doubt = reply.message
+            return
         if isinstance(reply, Refused) and reply.code in {AUTHENTICATION, PROTOCOL}:
             raise error_of(reply)
         if isinstance(reply, Challenge) and not trust.challenged:
@@ -360,7 +385,9 @@ class Attachment:
             )
         elif isinstance(reply, Proven):
             raise RendezvousProtocolError("The coordinator sent a proof that nobody asked for.")
-        elif not isinstance(reply, Pong):
+        elif isinstance(reply, Pong):
+            self._garbled = 0
+        else:
             self._take_word(reply, now_s)
 
     def _take_word(self, reply: Welcome | Refused | Answer | Push, now_s: float) -> None:
@@ -369,6 +396,9 @@ class Attachment:
             self._ping(now_s)
         elif isinstance(reply, Welcome):
             self._welcome(reply)
+        elif isinstance(reply, Refused) and reply.code == CONNECTION:
+            # It has no room at present: others go, and this one comes again.
+            self._doubt = reply.message
         elif isinstance(reply, Refused):
             self.end(error_of(reply))
         elif isinstance(reply, Changed):
@@ -385,6 +415,7 @@ class Attachment:
             self._miss(reply)
 
     def _settle(self, reply: Answer) -> None:
+        self._garbled = 0
         if isinstance(reply, Failed):
             self._outcomes.append(Outcome(reply.id, None, error_of(reply)))
             return
@@ -406,7 +437,8 @@ class Attachment:
         self.welcomed = True
         self.coordinator = welcome.coordinator
         self.detached_since_s = None
-        self._tries = 0
+        if not self._garbled:
+            self._tries = 0
 
     def _ping(self, now_s: float) -> None:
         self._pings += 1
@@ -433,7 +465,7 @@ class Attachment:
         if self.redirected_to and not self._was_redirected:
             pause_s = 0.0
         self._was_redirected = bool(self.redirected_to)
-        self._tries = 0 if was_attached else min(self._tries + 1, 16)
+        self._tries = 0 if was_attached and not self._garbled else min(self._tries + 1, 16)
         self.dial_at_s = now_s + pause_s * (0.5 + self._draw() / 2)
 
 

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
@@ -59,6 +60,8 @@ Kind = TypeVar("Kind")
 
 _THREAD = "quorate-client"
 
+_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+
 _loop_lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -75,6 +78,26 @@ def background_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
+def _forget_in_child() -> None:
+    """After a fork: leave the parent's connections to the parent.
+
+    A child that held them open would keep the coordinator from noticing the parent's end (R8). The
+    numbers of the files stay taken, for objects that close them later.
+    """
+    global _loop, _loop_lock
+    _loop, _loop_lock = None, threading.Lock()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for connection in list(_connections):
+        if connection.transport is not None:
+            raw: socket.socket | None = connection.transport.get_extra_info("socket")
+            if raw is not None and raw.fileno() >= 0:
+                os.dup2(nothing, raw.fileno(), inheritable=False)
+    os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, client: Client, pipe: TlsPipe | None) -> None:
         self._client = client
@@ -89,6 +112,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the interface of asyncio's, but not its class.
         self.transport = cast(asyncio.Transport, transport)
+        _connections.add(self)
         if self._pipe is not None:
             self._put(self._pipe.take_output())
 
@@ -294,6 +318,9 @@ class Client:
         self._flush()
         if self.attachment.phase is Phase.ENDED:
             self._end()
+        elif self.attachment.is_garbled:
+            logger.warning("cannot understand the coordinator at %s", self._endpoint)
+            self._give_up("it cannot be understood")
         elif self.attachment.attached:
             self._complained_s = None
 
@@ -377,13 +404,17 @@ class Client:
         self.attachment.forget(request_id)
 
     def _tick(self) -> None:
-        if self.attachment.tick(self._now_s()) and self._connection is not None:
-            connection, self._connection = self._connection, None
-            why = f"it did not answer for {self._interval_s:g} s"
-            self.attachment.lost(why, self._now_s())
-            connection.reset()
+        if self.attachment.tick(self._now_s()):
+            self._give_up(f"it did not answer for {self._interval_s:g} s")
         self._flush()
         self._plan_tick()
+
+    def _give_up(self, why: str) -> None:
+        """Reset the connection, to go on with another one."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            self.attachment.lost(why, self._now_s())
+            connection.reset()
 
     def _plan_tick(self) -> None:
         due_in_s = self.attachment.tick_at_s(self._now_s()) - self._now_s()
