@@ -18,8 +18,10 @@ from quorate.coordinator.client import Client
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import Place, WorldName
+from quorate.credentials import Token
 from quorate.errors import RendezvousError
 from quorate.identity import Endpoint
+from quorate.tls import TlsContexts
 from quorate.wire.messages import (
     ROLE_AGENT,
     ROLE_STORE,
@@ -37,6 +39,13 @@ STEP_S = 0.02
 ASK_S = 60.0
 
 
+class Guards(NamedTuple):
+    """What the coordinator asks for and shows, as its agents need it."""
+
+    token: Token | None = None
+    tls: TlsContexts | None = None
+
+
 class Agent:
     """One session, and all the places that it was given."""
 
@@ -46,6 +55,7 @@ class Agent:
         endpoints: Sequence[Endpoint],
         settings: RendezvousSettings,
         loop: asyncio.AbstractEventLoop,
+        guards: Guards,
     ) -> None:
         session = secrets.token_hex(8)
         self.node = NodeDesc(f"node{number}", os.getpid(), number, session)
@@ -63,7 +73,9 @@ class Agent:
             settings.agreed,
         )
         interval_s = settings.keep_alive_interval.total_seconds()
-        self.client = Client(endpoints, lambda *_: hello, interval_s, loop=loop)
+        self.client = Client(
+            endpoints, lambda *_: hello, interval_s, loop=loop, token=guards.token, tls=guards.tls
+        )
         self.client.start()
         self.join()
 
@@ -102,10 +114,12 @@ class Load:
         endpoints: Sequence[Endpoint],
         settings: RendezvousSettings,
         loop: asyncio.AbstractEventLoop,
+        guards: Guards | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._settings = settings
         self._loop = loop
+        self._guards = guards or Guards()
         self._count = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -116,7 +130,7 @@ class Load:
 
     def add(self, number: int) -> None:
         for _ in range(number):
-            agent = Agent(self._count, self._endpoints, self._settings, self._loop)
+            agent = Agent(self._count, self._endpoints, self._settings, self._loop, self._guards)
             self._count += 1
             with self._lock:
                 self.living.append(agent)

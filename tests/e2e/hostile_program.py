@@ -1,0 +1,236 @@
+"""Many who mean no good to a coordinator, in one process, until its standard input ends.
+
+    python hostile_program.py HOST:PORT NUMBER [CA_FILE CERT_FILE KEY_FILE]
+
+QUORATE_TOKEN is the coordinator's token: recordings of others are made with it, and a few clients
+come in with it, and flood the store of a run of their own. Prints `ready` once all have begun, and
+at the end how often each kind has tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import secrets
+import ssl
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
+from quorate.identity import Endpoint, parse_rendezvous_endpoint
+from quorate.tls import TlsFiles, client_context
+from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
+from quorate.wire.messages import (
+    ROLE_AGENT,
+    Challenge,
+    GetValue,
+    Hello,
+    Join,
+    Joined,
+    Proof,
+    SetValue,
+    Word,
+    decode_reply,
+    encode,
+)
+from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of
+
+FLOODERS = 4
+FLOOD_REQUESTS = 1000
+FLOOD_PAUSE_S = 0.1
+VALUE = bytes(1000)
+
+# Whoever was thrown out comes again; who is let stay does so for so long.
+PAUSE_S = 3.0
+STAY_S = 15.0
+
+TLS_RECORD = b"\x16\x03\x01\x02\x00"
+
+
+class Stream:
+    """A connection; what comes back is read and thrown away, unless it is asked for."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+        self._frames = FrameReader(FRAME_BYTES_MAX)
+        self._bodies: list[bytes] = []
+
+    async def reply(self) -> object:
+        while not self._bodies:
+            data = await self._reader.read(1 << 16)
+            if not data:
+                raise ConnectionResetError
+            self._bodies += self._frames.feed(data)
+        return decode_reply(self._bodies.pop(0))
+
+    def say(self, message: Word) -> None:
+        self.writer.write(frame(encode(message)))
+
+    async def until_thrown_out(self, stay_s: float = STAY_S) -> None:
+        async with asyncio.timeout(stay_s):
+            while await self._reader.read(1 << 16):
+                pass
+
+
+def hello_of(run_id: str) -> Hello:
+    session = secrets.token_hex(8)
+    node = NodeDesc("hostile", 1, 0, session)
+    settings = RendezvousSettings(run_id, 1, 1).agreed
+    return Hello(PROTOCOL_VERSION, ROLE_AGENT, run_id, session, node, NodeProfile(), settings, None)
+
+
+class Crowd:
+    """All of them."""
+
+    def __init__(self, endpoint: Endpoint, number: int, tls: ssl.SSLContext | None) -> None:
+        self._endpoint = endpoint
+        self._number = number
+        self._tls = tls
+        self._token = os.environ["QUORATE_TOKEN"].encode()
+        self._connections = 0
+        self._all_here = asyncio.Event()
+        self.tries: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        kinds = itertools.cycle(
+            [
+                self.garbage,
+                self.silent,
+                self.slow,
+                self.oversized,
+                self.wrong_token,
+                self.replayed,
+                self.half_tls,
+                self.http,
+            ]
+        )
+        attacks = [self.flood] * FLOODERS + list(itertools.islice(kinds, self._number - FLOODERS))
+        tasks = [asyncio.create_task(self._go_on(attack)) for attack in attacks]
+        await self._all_here.wait()
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        print(json.dumps(self.tries), flush=True)
+
+    async def _go_on(self, attack: Callable[[], Awaitable[None]]) -> None:
+        # The machine cannot start them all in one instant.
+        await pause(random.uniform(0, PAUSE_S))
+        while True:
+            self.tries[attack.__name__] += 1
+            with contextlib.suppress(OSError, TimeoutError):
+                await attack()
+            await pause(random.uniform(0.5, 1) * PAUSE_S)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, secured: bool = True) -> AsyncIterator[Stream]:
+        tls = self._tls if secured else None
+        reader, writer = await asyncio.open_connection(*self._endpoint, ssl=tls)
+        self._connections += 1
+        if self._connections >= self._number:
+            self._all_here.set()
+        try:
+            yield Stream(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def _say(self, data: bytes, secured: bool = False) -> None:
+        async with self._connected(secured) as stream:
+            stream.writer.write(data)
+            await stream.until_thrown_out()
+
+    async def garbage(self) -> None:
+        await self._say(random.randbytes(random.randrange(1, 5000)))
+
+    async def http(self) -> None:
+        await self._say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    async def silent(self) -> None:
+        await self._say(b"")
+
+    async def half_tls(self) -> None:
+        await self._say(TLS_RECORD + random.randbytes(200))
+
+    async def oversized(self) -> None:
+        await self._say((1 << 31).to_bytes(4, "big") + bytes(5000), secured=True)
+
+    async def slow(self) -> None:
+        """A byte a second, of something that might become a hello."""
+        said = TLS_RECORD if self._tls else frame(encode(hello_of("slow")))
+        async with self._connected(secured=False) as stream:
+            for byte in said + bytes(100):
+                stream.writer.write(bytes([byte]))
+                await stream.writer.drain()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await stream.until_thrown_out()
+                        return
+
+    async def wrong_token(self) -> None:
+        await self._knock(secrets.token_hex(16).encode())
+
+    async def replayed(self) -> None:
+        """A proof that is right, of another handshake."""
+        await self._knock(self._token, recorded=True)
+
+    async def flood(self) -> None:
+        """Come in with the token, and ask for more than can be carried out."""
+        run_id = f"flood {secrets.token_hex(4)}"
+        async with self._connected() as stream:
+            await self._prove(stream, self._token, hello_of(run_id))
+            stream.say(Join(1, None, 60.0, NodeProfile()))
+            while not isinstance(joined := await stream.reply(), Joined):
+                pass
+            numbers = itertools.count(2)
+            reading = asyncio.create_task(stream.until_thrown_out(STAY_S))
+            # Nobody else waits for it, where what it ends with is an error.
+            reading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            while not reading.done():
+                for number in itertools.islice(numbers, FLOOD_REQUESTS):
+                    key = f"key {number % 100}"
+                    stream.say(SetValue(number, joined.place.world, key, VALUE))
+                    stream.say(GetValue(next(numbers), joined.place.world, "never", 60.0))
+                await stream.writer.drain()
+                await pause(FLOOD_PAUSE_S)
+
+    async def _knock(self, secret: bytes, recorded: bool = False) -> None:
+        async with self._connected() as stream:
+            await self._prove(stream, secret, hello_of("knock"), recorded)
+            await stream.until_thrown_out()
+
+    async def _prove(
+        self, stream: Stream, secret: bytes, hello: Hello, recorded: bool = False
+    ) -> None:
+        stream.say(hello)
+        challenge = await stream.reply()
+        assert isinstance(challenge, Challenge)
+        nonce = random.randbytes(NONCE_BYTES) if recorded else challenge.nonce
+        said = Transcript(nonce, bytes(NONCE_BYTES), encode(hello))
+        stream.say(Proof(said.client_nonce, mac_of(secret, Side.CLIENT, said)))
+
+
+def main() -> None:
+    # They would have machines of their own.
+    os.nice(10)
+    endpoint = parse_rendezvous_endpoint(sys.argv[1], 0)
+    files = sys.argv[3:]
+    tls = client_context(TlsFiles(*files)) if files else None
+    asyncio.run(Crowd(endpoint, int(sys.argv[2]), tls).run())
+
+
+async def pause(seconds: float) -> None:
+    """Leave the coordinator and the machine alone for a while."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
