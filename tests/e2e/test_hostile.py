@@ -41,7 +41,7 @@ TOGETHER_WITHIN_S = 30.0
 RATIO_MAX = 2.0
 SCHEDULING_S = 0.1
 # Of it connections take most: 1,000 of them, and with TLS 32 KiB each.
-GROWTH_BYTES_MAX = 96 * 1024 * 1024
+GROWTH_BYTES_MAX = 80 * 1024 * 1024
 
 
 def resident_bytes(pid: int) -> int:
