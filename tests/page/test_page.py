@@ -351,7 +351,7 @@ def test_several_runs_and_none(browser: Browser) -> None:
     stage = Stage(max_nodes=2)
     try:
         open_page(browser, stage)
-        browser.see("No run yet")
+        browser.see("Nothing here yet")
         stage.attach(["a", "b"])
         stage.join()
         browser.see(RUN, "h1")
@@ -362,6 +362,22 @@ def test_several_runs_and_none(browser: Browser) -> None:
         assert browser.ask("location.search") == "?run=job2"
         browser.driver.refresh()
         browser.see("job2", "h1")
+    finally:
+        stage.close()
+
+
+def test_a_run_may_be_named_before_it_is_there(browser: Browser) -> None:
+    stage = Stage(max_nodes=2)
+    try:
+        stage.attach(["a"], run_id="other")
+        browser.driver.get(f"{stage.url}/?run={RUN}")
+        browser.see("Nothing here yet")
+        browser.see("other", "#runs")
+        assert browser.ask("document.getElementById('run-list').offsetHeight") > 0
+        stage.attach(["b", "c"])
+        stage.join(["b", "c"])
+        browser.see("Round 0 has stood for", "#sentence")
+        assert "Nothing here yet" not in browser.text("body")
     finally:
         stage.close()
 

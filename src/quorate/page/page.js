@@ -55,9 +55,10 @@ function take(name, content) {
   } else if (name === "version") {
     if (model?.run !== content.run || model.version !== content.version) fetchAll();
   } else if (name === "behind") fetchAll();
-  else if (name === "diff" && model?.run === content.run) {
+  else if (name === "diff" && content.run === chosen) {
     noteTime(content.now);
-    if (model.apply(content)) draw();
+    // The run may be new, and the page older.
+    if (model?.run === chosen && model.apply(content)) draw();
     else fetchAll();
   }
 }
@@ -118,12 +119,13 @@ function showCoordinator({ name, hindrance, now: at }) {
 }
 
 function showRuns() {
-  by("house").dataset.runs = runs.size > 1 ? "many" : "one";
+  const others = [...runs.keys()].some((run) => run !== chosen);
+  by("house").dataset.runs = others ? "many" : "one";
   const listed = [...runs.values()].sort((a, b) => a.run.localeCompare(b.run, "en", { numeric: true }));
   const focused = document.activeElement?.dataset?.run;
   by("run-list").replaceChildren(...listed.map(runItem));
   if (focused) by("run-list").querySelector(`[data-run="${CSS.escape(focused)}"]`)?.focus();
-  by("empty").hidden = runs.size > 0;
+  by("empty").hidden = runs.size > 0 && (runs.has(chosen) || model?.run === chosen);
   by("run").hidden = !model || runs.size === 0;
 }
 
