@@ -18,7 +18,7 @@ from quorate.core.settings import PROTOCOL_VERSION
 __all__ = ["NodeStatus", "report", "run_status"]
 
 
-class NodeStatus(msgspec.Struct):
+class NodeStatus(msgspec.Struct, gc=False):
     """What is known of one attached node.
 
     Args:
