@@ -11,7 +11,7 @@ from quorate.core.observer import Observer
 from quorate.core.ops import RendezvousJoinOp
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import RendezvousState
-from quorate.core.transitions import apply, withdraw
+from quorate.core.transitions import apply, scale, withdraw
 from quorate.testing.clock import ManualClock
 from quorate.wire.messages import Changed, Waiting
 
@@ -105,6 +105,16 @@ def test_newcomers_do_not_break_a_world() -> None:
     assert isinstance(send.message, Changed)
     assert send.message.waiting == 1
     assert not send.message.broken
+
+
+def test_a_world_that_is_larger_than_the_operator_wants_is_told_so() -> None:
+    scene = Scene()
+    scale(scene.state, scene.settings, 2, scene.observer)
+    scene.herald.tell()
+    (send,) = scene.outbox.take()
+    assert isinstance(send.message, Changed)
+    assert send.message.waiting == 1
+    assert send.message.reason == "the operator wants 2 node(s)"
 
 
 def test_a_new_world_begins_without_a_push() -> None:

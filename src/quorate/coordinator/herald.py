@@ -181,6 +181,8 @@ class Herald:
             return "members have come back to regroup"
         if session.node not in state.participants:
             return "this node has lost its place: it was declared lost, or came back too late"
+        if state.desired_nodes is not None and state.desired_nodes < len(state.participants):
+            return f"the operator wants {state.desired_nodes} node(s)"
         return f"{len(state.wait_list)} newcomer(s) are waiting to join"
 
 
