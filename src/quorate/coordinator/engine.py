@@ -35,6 +35,7 @@ from quorate.coordinator.naming import nearest
 from quorate.coordinator.operators import act
 from quorate.coordinator.outbox import Outbox, Send
 from quorate.coordinator.records import EntryKey, parse_key, seen_key
+from quorate.coordinator.reports import Reports
 from quorate.coordinator.run import Run
 from quorate.coordinator.session import Session
 from quorate.coordinator.status import report
@@ -235,6 +236,7 @@ class Engine:
         self.tally = tally or Tally()
         self._closed_kept_s = closed_kept_s
         self.runs: dict[str, Run] = {}
+        self._reports = Reports()
         self._machine_clock = clock
         self._clock = EngineClock(clock)
         self._mint = mint
@@ -432,8 +434,7 @@ class Engine:
         assert not isinstance(message, (Hello, Ping))
         try:
             if isinstance(message, Status):
-                answer = report_of(message.id, self._report(message.run_id))
-                self._outbox.send(connection, answer)
+                self._outbox.send(connection, self._report(message))
             elif isinstance(message, History):
                 self._outbox.send(connection, self._history(message))
             else:
@@ -478,11 +479,14 @@ class Engine:
         else:
             run.leave(peer.session, message)
 
-    def _report(self, run_id: str) -> bytes:
-        runs = [
-            (self.runs[key], self._stores[key]) for key in sorted(self.runs) if run_id in {"", key}
-        ]
-        return report(self.name, self._machine_clock.now(), len(self._peers), runs)
+    def _report(self, request: Status) -> Report:
+        runs = {key: self.runs[key] for key in sorted(self.runs) if request.run_id in {"", key}}
+
+        def make() -> bytes:
+            stores = [(run, self._stores[key]) for key, run in runs.items()]
+            return report(self.name, self._machine_clock.now(), len(self._peers), stores)
+
+        return self._reports.answer(request, runs, self.now_s, make)
 
     def _history(self, request: History) -> Report:
         self._require_run(request.run_id)
