@@ -25,6 +25,7 @@ SOURCE = ROOT / "src"
 FLOORS: dict[str, str] = {
     "F0": """
         errors
+        undecodable
         clock
         credentials
         """,

@@ -170,12 +170,13 @@ def test_a_value_that_looks_like_records_is_not_taken_for_one(path: Path) -> Non
         assert path.stat().st_size == kept
 
 
-def test_a_record_of_the_wrong_shape_is_told(path: Path) -> None:
+@pytest.mark.parametrize("body", [b"\xa3abc", b"\x81\xa1\xff\xc0", b"\x81\xa1a" + b"\x91" * 5000])
+def test_a_record_of_the_wrong_shape_is_told(body: bytes, path: Path) -> None:
     with closing(Journal(path)) as journal:
         journal.commit({"a": b"1"})
     whole = path.read_bytes()
     salt = FILE_HEADER.unpack_from(whole)[2]
-    path.write_bytes(whole + journal_module.pack_record(b"\xa3abc", salt))
+    path.write_bytes(whole + journal_module.pack_record(body, salt))
     with pytest.raises(RendezvousStateError, match=f"damaged at byte {len(whole)}"):
         Journal(path)
 

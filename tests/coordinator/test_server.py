@@ -182,6 +182,8 @@ HOSTILE = {
     "no message": (unframed(b"\xc1"), "malformed"),
     "number": (unframed(b"\x01"), "malformed"),
     "unknown tag": (unframed(b"\x91\x63"), "malformed"),
+    "no UTF-8": (unframed(b"\x93\x03\x01\xa1\xff"), "malformed"),
+    "nested too deep": (unframed(b"\x94\x03\x01\xa1a" + b"\x91" * 5000 + b"\x01"), "malformed"),
     "no hello": (unframed(b"\x93\x14\x01\xa0"), "must be a hello"),
 }
 

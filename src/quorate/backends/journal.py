@@ -26,6 +26,7 @@ from quorate.errors import (
     RendezvousLimitError,
     RendezvousStateError,
 )
+from quorate.undecodable import UNDECODABLE
 
 __all__ = ["Journal"]
 
@@ -288,7 +289,7 @@ def decode_record(body: memoryview, offset: int, path: Path) -> dict[str, bytes 
     """
     try:
         return decode_body(body)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise damage_error(path, offset) from error
 
 

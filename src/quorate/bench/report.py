@@ -16,6 +16,7 @@ from quorate.bench.figures import FORMAT, MEASURES, Row, Sample
 from quorate.bench.plot import Line, plot
 from quorate.bench.table import format_table
 from quorate.errors import RendezvousSettingsError
+from quorate.undecodable import UNDECODABLE
 
 __all__ = ["Document", "main", "read", "write"]
 
@@ -52,7 +53,7 @@ def read(body: bytes) -> Document:
     """
     try:
         document = msgspec.json.decode(body, type=Document)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise RendezvousSettingsError(f"This is no document of `quorate bench`: {error}") from error
     if document.quorate_bench != FORMAT or document.bench not in MEASURES:
         raise RendezvousSettingsError(

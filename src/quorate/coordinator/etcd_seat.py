@@ -35,6 +35,7 @@ from quorate.etcd.messages import (
     operation,
 )
 from quorate.etcd.watch import Watch
+from quorate.undecodable import UNDECODABLE
 
 __all__ = ["EtcdSeat"]
 
@@ -241,7 +242,7 @@ def _taken(reply: TransactionReply) -> KeyValue | None:
 def _holder(seat: KeyValue) -> str:
     try:
         return msgspec.msgpack.decode(seat.value, type=_Holder).endpoint
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise RendezvousStateError(
             f"What is stored in etcd as {seat.key!r} is not a coordinator's seat ({error}): "
             f"something else writes there. Give the coordinators another prefix."

@@ -22,6 +22,7 @@ import msgspec
 
 from quorate.core.state import WorldName
 from quorate.errors import RendezvousError, RendezvousLimitError, RendezvousProtocolError
+from quorate.undecodable import UNDECODABLE
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import Reply, Request, decode_request, encode, failure
 
@@ -116,7 +117,7 @@ def read(value: bytes, kind: type[Letter]) -> Letter:
     """
     try:
         return msgspec.msgpack.decode(value, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise RendezvousProtocolError(
             f"A key of the rendezvous in etcd does not hold what it must ({error}): something else "
             f"writes there. Give the run another `etcd_prefix`, and the same release everywhere."

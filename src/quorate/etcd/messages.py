@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from quorate.errors import RendezvousLimitError, RendezvousProtocolError
+from quorate.undecodable import UNDECODABLE
 
 __all__ = [
     "Authenticated",
@@ -332,7 +333,7 @@ def decode(content: bytes, kind: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(content, type=kind, strict=False)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNDECODABLE as error:
         raise RendezvousProtocolError(
             f"What answers at the endpoint of etcd is not etcd's v3 gateway ({error}). See "
             "whether the endpoint is right and etcd is 3.4 or newer."

@@ -13,6 +13,7 @@ from quorate.clock import Clock, SystemClock
 from quorate.errors import RendezvousStateError
 from quorate.stores.base import Value, timeout_error, to_bytes
 from quorate.stores.keyspace import Keyspace, Mutation
+from quorate.undecodable import UNDECODABLE
 
 __all__ = ["BackedStore"]
 
@@ -106,7 +107,7 @@ class BackedStore:
             return Keyspace(), None
         try:
             return Keyspace(_decoder.decode(stored[0])), stored[1]
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise RendezvousStateError(
                 f"What the {self._backend.name} backend holds is not a store ({error}): something "
                 f"else was written in its place. Use another run id, or remove it."

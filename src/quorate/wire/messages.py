@@ -32,6 +32,7 @@ from quorate.errors import (
     RendezvousUnhealthyError,
     StoreTimeoutError,
 )
+from quorate.undecodable import UNDECODABLE
 
 __all__ = [
     "FAILED",
@@ -602,7 +603,7 @@ def decode_reply(body: bytes) -> Reply:
     """
     try:
         return cast(Reply, _reply_decoder.decode(body))
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise RendezvousProtocolError(
             f"The coordinator sent a malformed reply: {error}. Run the same release everywhere."
         ) from error
@@ -611,7 +612,7 @@ def decode_reply(body: bytes) -> Reply:
 def _decoded(body: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> object:
     try:
         return decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise RendezvousProtocolError(f"The peer sent a malformed request: {error}.") from error
 
 
