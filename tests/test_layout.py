@@ -90,6 +90,7 @@ FLOORS: dict[str, str] = {
     "F3": """
         holder
         coordinator.ledger
+        coordinator.deadlines
         coordinator.outbox
         coordinator.records
         coordinator.stored_state
@@ -248,7 +249,7 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|tally|glimpse|status|reports|greeting|engine|door|refusals|admission)|page\.(timeline|access|acts)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
+    r"core(\..+)?|coordinator\.(deadlines|vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|tally|glimpse|status|reports|greeting|engine|door|refusals|admission)|page\.(timeline|access|acts)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 

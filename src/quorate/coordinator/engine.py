@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
 
 import msgspec
 
 from quorate.clock import Clock
+from quorate.coordinator.deadlines import Deadlines
 from quorate.coordinator.greeting import require_modest, require_sound
 from quorate.coordinator.history import Event
 from quorate.coordinator.naming import nearest
@@ -211,6 +211,14 @@ class _Unmet(Exception):
         self.error = error
 
 
+class _HeldRequest(NamedTuple):
+    """A request to a store that waits for a key."""
+
+    run_id: str
+    connection: int
+    request_id: int
+
+
 class Engine:
     """All runs of one coordinator.
 
@@ -245,8 +253,7 @@ class Engine:
         self._stored: dict[str, StoredState] = {}
         self._peers: dict[int, _Peer] = {}
         self._idle_since_s: dict[str, float] = {}
-        self._store_deadlines: list[tuple[float, int, str, int, int]] = []
-        self._order = count()
+        self._store_deadlines: Deadlines[_HeldRequest] = Deadlines(self._is_held)
         self._inbox: deque[tuple[int, Request]] = deque()
         self._forgotten: dict[str, bytes | None] = {}
         self._touched: set[str] = set()
@@ -328,10 +335,8 @@ class Engine:
             return
         for run_id in self.runs:
             self._observed(run_id).tick()
-        while self._store_deadlines and self._store_deadlines[0][0] <= self.now_s:
-            _, _, run_id, connection, request_id = heappop(self._store_deadlines)
-            if run_id in self._stores:
-                self._stores[run_id].expire(connection, request_id)
+        for held in self._store_deadlines.due(self.now_s):
+            self._stores[held.run_id].expire(held.connection, held.request_id)
         self._collect_idle()
 
     def take_batch(self) -> Batch | None:
@@ -452,8 +457,8 @@ class Engine:
             if self._stores[run_id].changes:
                 self._batch_bytes += _bytes_of(message)
             if held_s is not None:
-                entry = (self.now_s + held_s, next(self._order), run_id, connection, message.id)
-                heappush(self._store_deadlines, entry)
+                held = _HeldRequest(run_id, connection, message.id)
+                self._store_deadlines.add(self.now_s + held_s, held)
         elif isinstance(message, _OPERATOR_REQUESTS):
             _require_operator(peer, message)
             self._outbox.send(connection, _met(lambda: act(run, message)))
@@ -608,6 +613,10 @@ class Engine:
             if not run.sessions and age_s > self._kept_s(run):
                 self._forget(run_id)
 
+    def _is_held(self, held: _HeldRequest) -> bool:
+        store = self._stores.get(held.run_id)
+        return store is not None and store.is_held(held.connection, held.request_id)
+
     def _collect_idle(self) -> None:
         for run_id, run in list(self.runs.items()):
             if any(session.connection is not None for session in run.sessions.values()):
@@ -623,6 +632,7 @@ class Engine:
         history = self.runs.pop(run_id).history
         self.tally.forget(run_id)
         store = self._stores.pop(run_id)
+        self._store_deadlines.sweep()
         stored = self._stored.pop(run_id).keys()
         records = (*stored, *history.changes, *history.all_keys())
         for key in (*records, seen_key(run_id), *store.changes, *store.all_keys()):

@@ -8,10 +8,10 @@ that it concerned, so that no more has to be stored than that.
 
 from __future__ import annotations
 
-import heapq
 from itertools import count
 from typing import NamedTuple
 
+from quorate.coordinator.deadlines import Deadlines
 from quorate.coordinator.failures import Failures
 from quorate.coordinator.herald import Herald, stands
 from quorate.coordinator.history import Event, History
@@ -143,8 +143,7 @@ class Run:
         self._tally = tally
         self._changing_since_s: float | None = None
         self._settings: RendezvousSettings | None = None
-        self._deadlines: list[tuple[float, int, Session, HeldJoin]] = []
-        self._deadline_order = count()
+        self._deadlines: Deadlines[tuple[Session, HeldJoin]] = Deadlines(_waits)
         self._ended: dict[NodeDesc, Session] = {}
         self._overdue: list[Session] = []
         self._strays: dict[NodeDesc, Session] = {}
@@ -388,10 +387,8 @@ class Run:
             self._shorten_bans(elapsed_s, now_s)
             self._overdue += self._silent(now_s, elapsed_s)
             self._herald.explain(now_s, self.waits_for_s)
-        while self._deadlines and self._deadlines[0][0] < now_s:
-            _, _, session, held = heapq.heappop(self._deadlines)
-            if session.join is held:
-                self._past_deadline(session, held)
+        for session, held in self._deadlines.due(now_s):
+            self._past_deadline(session, held)
         if self._settings is not None and regroup_over(self.anyone()):
             late = drop_stragglers(self.state, self.observer)
             self._tally.losses["straggler"] += len(late)
@@ -593,8 +590,7 @@ class Run:
             self._withdraw(session, "gave up waiting", "timeout")
 
     def _remind(self, session: Session, held: HeldJoin) -> None:
-        entry = (held.deadline_s, next(self._deadline_order), session, held)
-        heapq.heappush(self._deadlines, entry)
+        self._deadlines.add(held.deadline_s, (session, held))
 
     def _past_deadline(self, session: Session, held: HeldJoin) -> None:
         if held.deadline_s < self.observer.now_s:
@@ -811,6 +807,11 @@ class Run:
         event = Event(self.observer.stamp(), kind, name, state.round, text, rank)
         self.events.append(event)
         self.history.note(event)
+
+
+def _waits(join: tuple[Session, HeldJoin]) -> bool:
+    session, held = join
+    return session.join is held
 
 
 def shortened(reason: str) -> str:

@@ -140,6 +140,10 @@ class RunStore:
             self._outbox.send(connection, failure(request.id, error))
         return None
 
+    def is_held(self, connection: int, request_id: int) -> bool:
+        """Return whether a request waits for a key."""
+        return _Waiter(connection, request_id) in self._parked
+
     def expire(self, connection: int, request_id: int) -> None:
         """Give up on a held request, if it still is held."""
         waiter = _Waiter(connection, request_id)
