@@ -6,15 +6,26 @@ state with a clear line and does not misread it.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import chain
+
 import msgspec
 
-from quorate.core.state import RendezvousState
+from quorate.core.settings import AgreedSettings, RendezvousSettings
+from quorate.core.state import RendezvousState, check
 from quorate.errors import RendezvousStateError
+from quorate.undecodable import UNDECODABLE
 
-__all__ = ["STATE_BYTES_MAX", "decode_state", "encode_state"]
+__all__ = ["STATE_BYTES_MAX", "decode_state", "encode_state", "require_sound"]
 
 # A state of 10,000 nodes takes about 2 MB; one of this size is not a state.
 STATE_BYTES_MAX = 64 * 1024 * 1024
+
+# Moments of other years cannot be written in every zone, or be followed by a later one.
+YEAR_MIN, YEAR_MAX = 2, 9998
+
+# Of a run that nobody has joined yet.
+ANY_SETTINGS = RendezvousSettings("of this state", 1, 1)
 
 _MAGIC = b"qrs\x01"
 _encoder = msgspec.msgpack.Encoder()
@@ -48,8 +59,45 @@ def decode_state(data: bytes) -> RendezvousState:
             f"{_MAGIC[3]}: run the same release of quorate on all nodes."
         )
     try:
-        return _decoder.decode(memoryview(data)[4:])
-    except msgspec.MsgspecError as error:
-        raise RendezvousStateError(
-            f"The stored rendezvous state is corrupt ({error}). Use another run id, or remove it."
-        ) from error
+        state = _decoder.decode(memoryview(data)[4:])
+    except UNDECODABLE as error:
+        raise _corrupt(error) from error
+    require_sound(state)
+    return state
+
+
+def require_sound(state: RendezvousState) -> None:
+    """Refuse a stored state that no run can have: whoever decides relies on its invariants.
+
+    Raises:
+        RendezvousStateError: It is one.
+    """
+    try:
+        _check(state)
+    except (AssertionError, ValueError, OverflowError) as error:
+        raise _corrupt(error) from error
+
+
+def _corrupt(error: Exception) -> RendezvousStateError:
+    return RendezvousStateError(
+        f"The stored rendezvous state is corrupt ({error}). Use another run id, or remove it."
+    )
+
+
+@lru_cache(16)
+def _settings_of(agreed: AgreedSettings) -> RendezvousSettings:
+    return agreed.to_settings("of this state")
+
+
+def _check(state: RendezvousState) -> None:
+    if state.agreed is not None:
+        check(state, _settings_of(state.agreed))
+    elif state.last_heartbeats or state.world is not None:
+        raise ValueError("it has nodes, and no settings that they agree on")
+    else:
+        check(state, ANY_SETTINGS)
+    moments = (state.last_heartbeats, state.wait_list, state.redundancy_list, state.stragglers)
+    others = (state.deadline, state.regrouping_since, *state.finishing.values())
+    for moment in chain(*(members.values() for members in moments), filter(None, others)):
+        if not YEAR_MIN <= moment.year <= YEAR_MAX:
+            raise ValueError(f"nothing happens in the year {moment.year}")

@@ -9,6 +9,8 @@ import pytest
 
 from quorate.coordinator import history as module
 from quorate.coordinator.history import EVENT_KINDS, EVENTS_KEPT, WORLDS_KEPT, Event
+from quorate.coordinator.records import round_key
+from quorate.errors import RendezvousStateError
 from quorate.wire.messages import Failed, History, Report
 from tests.coordinator.driver import RUN, Agent, Driver
 
@@ -114,6 +116,24 @@ def test_rounds_outlast_the_coordinator_and_events_do_not() -> None:
         "a_1_0 came back to regroup",
         "closed: enough",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"began_at": "2020-01-01T00:00:00"}, "timezone"),
+        ({"round": 7}, "round 7 lies where 0 must"),
+    ],
+)
+def test_what_is_no_history_is_refused(change: dict[str, Any], told: str) -> None:
+    """R15"""
+    driver = Driver()
+    regroup(driver, *(driver.agent(name) for name in "ab"))
+    key = round_key(RUN, 0)
+    record = msgspec.msgpack.decode(driver.ledger[key])
+    driver.ledger[key] = msgspec.msgpack.encode(record | change)
+    with pytest.raises(RendezvousStateError, match=told):
+        driver.crash()
 
 
 def test_old_rounds_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

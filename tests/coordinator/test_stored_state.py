@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from quorate.coordinator.stored_state import StoredState
 from quorate.core import transitions
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import RendezvousState
+from quorate.errors import RendezvousStateError
 from quorate.wire.messages import Finish
 from tests.coordinator.driver import RUN, Agent, Driver, assert_stored
 from tests.core.support import make_settings
@@ -76,6 +78,18 @@ def test_an_amendment_is_part_of_its_run() -> None:
     del driver.ledger[run_key(RUN)]
     driver.crash()
     assert RUN not in driver.engine.runs
+
+
+def test_amendments_that_no_run_can_have_are_refused() -> None:
+    """R15: each is of the right type; what comes of them is no state."""
+    driver = Driver(9, 9)
+    for name in "abcdef":
+        driver.agent(name).join()
+    (*_, last) = amendments(driver)
+    nodes, state = msgspec.msgpack.decode(driver.ledger[last])
+    driver.ledger[last] = msgspec.msgpack.encode((nodes, state | {"profiles": {}}))
+    with pytest.raises(RendezvousStateError, match="profile is missing"):
+        driver.crash()
 
 
 def test_who_stays_in_a_line_keeps_the_place_in_it() -> None:

@@ -128,7 +128,9 @@ def breaks(state: RendezvousState) -> dict[str, Callable[[], object]]:
         ),
         "R1: a complete round has its world": lambda: setattr(state, "round", 9),
         "R2: size": lambda: setattr(
-            state, "world", World(world.epoch, 0, world.members * 2, world.profiles)
+            state,
+            "world",
+            World(world.epoch, 0, (*world.members, C), (*world.profiles, NodeProfile())),
         ),
         "R2: a member twice": lambda: setattr(
             state, "world", World(world.epoch, 0, (A, A), world.profiles)

@@ -53,6 +53,7 @@ from quorate.errors import (
     RendezvousStateError,
     translating,
 )
+from quorate.undecodable import UNDECODABLE
 from quorate.wire.messages import (
     ROLE_AGENT,
     ROLE_OPERATOR,
@@ -113,7 +114,8 @@ NODES_MAX = 65_536
 
 _CORRUPT: dict[type[BaseException], type[RendezvousError]] = {
     ValueError: RendezvousStateError,
-    msgspec.MsgspecError: RendezvousStateError,
+    OverflowError: RendezvousStateError,
+    **dict.fromkeys(UNDECODABLE, RendezvousStateError),
 }
 
 _AGENT_REQUESTS = (Join, Leave, Finish)

@@ -19,6 +19,7 @@ replaces only the one that it was made after.
 from __future__ import annotations
 
 import logging
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -48,6 +49,7 @@ from quorate.etcd.messages import (
     operation,
     prefix_end,
 )
+from quorate.undecodable import UNDECODABLE
 
 __all__ = ["EtcdLedger", "seat_key"]
 
@@ -72,6 +74,8 @@ RETRY_S = 0.1
 
 # The state of ten thousand nodes compresses to about a sixth at the fastest level.
 COMPRESSION_LEVEL = 1
+
+_NUMBER = re.compile(b"[0-9a-f]{16}")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, bytes | None]).decode
@@ -312,17 +316,27 @@ class EtcdLedger:
         while True:
             page = self._client.range(start, end, limit=PAGE)
             for pair in page.kvs:
-                number = int(pair.key.rpartition(b"/")[2], 16)
+                number = self._number_of(pair.key)
                 yield number, _decoded(pair.value, _Entry, f"log/{number}")
             if len(page.kvs) < PAGE:
                 return
             start = page.kvs[-1].key + b"\0"
 
+    def _number_of(self, key: bytes) -> int:
+        """Return the number of the commit that a key of the log is for."""
+        digits = key.removeprefix(self._key("log/"))
+        if not _NUMBER.fullmatch(digits):
+            raise _damaged(key.decode(errors="replace"), "no commit has this key")
+        return int(digits, 16)
+
     def _parts(self, folder: str, number: int, parts: int) -> bytes:
-        found = [self._read(self._part_key(folder, number, index)) for index in range(parts)]
-        if None in found:
-            raise self._missing(f"A part of {folder} {number}")
-        return b"".join(pair.value for pair in found if pair is not None)
+        found = []
+        for index in range(parts):
+            part = self._read(self._part_key(folder, number, index))
+            if part is None:
+                raise self._missing(f"A part of {folder} {number}")
+            found.append(part.value)
+        return b"".join(found)
 
     def _apply(self, changes: Mapping[str, bytes | None]) -> None:
         for key, value in changes.items():
@@ -364,18 +378,18 @@ def _only(reply: object) -> KeyValue | None:
 def _changes(body: bytes, what: str) -> dict[str, bytes | None]:
     try:
         return _decode(zlib.decompress(body))
-    except (zlib.error, msgspec.MsgspecError) as error:
+    except (zlib.error, *UNDECODABLE) as error:
         raise _damaged(what, error) from error
 
 
 def _decoded(value: bytes, kind: type[Record], what: str) -> Record:
     try:
         return msgspec.msgpack.decode(value, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise _damaged(what, error) from error
 
 
-def _damaged(what: str, error: Exception) -> RendezvousStateError:
+def _damaged(what: str, error: object) -> RendezvousStateError:
     return RendezvousStateError(
         f"What is stored in etcd as '{what}' is not a coordinator's ledger ({error}): something "
         f"else writes there. Give the coordinators another prefix; runs start anew."

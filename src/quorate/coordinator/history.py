@@ -16,7 +16,7 @@ import msgspec
 from quorate.coordinator.herald import who_is_gone
 from quorate.coordinator.records import EntryKey, end_key, round_key
 from quorate.core.node import NodeDesc
-from quorate.core.state import RendezvousState, World
+from quorate.core.state import Moment, RendezvousState, World
 
 __all__ = ["EVENT_KINDS", "Event", "History", "Round"]
 
@@ -72,7 +72,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class _End(msgspec.Struct, array_like=True):
-    at: datetime
+    at: Moment
     because: str
 
 
@@ -95,10 +95,10 @@ class Round(msgspec.Struct):
 
     epoch: str
     round: int
-    began_at: datetime
-    completed_at: datetime | None = None
+    began_at: Moment
+    completed_at: Moment | None = None
     duration_s: float | None = None
-    ended_at: datetime | None = None
+    ended_at: Moment | None = None
     world_size: int = 0
     joined: list[str] = []
     departed: dict[str, str] = {}
@@ -147,11 +147,14 @@ class History:
         """Take over what a ledger holds of this run.
 
         Raises:
-            msgspec.MsgspecError: It is not a history.
+            msgspec.MsgspecError: It is not a history; so are others of `UNDECODABLE`.
+            ValueError: A round lies in the place of another.
         """
         ends = {key.number: value for key, value in records.items() if key.kind == "end"}
         for key in sorted((key for key in records if key.kind == "round"), key=_number):
             record = msgspec.msgpack.decode(records[key], type=Round)
+            if record.round != key.number:
+                raise ValueError(f"round {record.round} lies where {key.number} must")
             if key.number in ends:
                 end = msgspec.msgpack.decode(ends[key.number], type=_End)
                 record.end(end.at, end.because)

@@ -6,6 +6,7 @@ store key comes last and may hold anything.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +23,9 @@ __all__ = [
     "run_key",
     "seen_key",
 ]
+
+# As `str` writes a number: another spelling would be another key.
+_NUMBER = re.compile("0|[1-9][0-9]{0,18}")
 
 _RUN, _AMENDMENT, _SEEN, _ENTRY, _RESULT = "run", "amendment", "seen", "entry", "result"
 _ROUND, _END = "round", "end"
@@ -105,8 +109,9 @@ def parse_key(text: str) -> EntryKey:
         return EntryKey(kind, rest[0])
     if kind == _RESULT and len(rest) == 2:
         return EntryKey(kind, rest[0], name=rest[1])
-    if kind in {_AMENDMENT, _ROUND, _END} and len(rest) == 2:
+    is_numbered = kind in {_AMENDMENT, _ROUND, _END} and len(rest) == 2
+    if is_numbered and _NUMBER.fullmatch(rest[1]):
         return EntryKey(kind, rest[0], number=int(rest[1]))
-    if kind == _ENTRY and len(rest) == 4:
+    if kind == _ENTRY and len(rest) == 4 and _NUMBER.fullmatch(rest[2]):
         return EntryKey(kind, rest[0], (rest[1], int(rest[2])), rest[3])
     raise ValueError(f"The key {text!r} is not one of a coordinator's ledger.")

@@ -109,7 +109,9 @@ class RunStore:
             if key.space is not None:
                 values.setdefault(key.space, {})[key.name] = value
             else:
-                self._remember(key.name, msgspec.msgpack.decode(value, type=StoreResult))
+                result = msgspec.msgpack.decode(value, type=StoreResult)
+                _answer_decoder.decode(result.answer)
+                self._remember(key.name, result)
         self._spaces = {space: Keyspace(content) for space, content in values.items()}
 
     def open(self, newest: Space) -> None:

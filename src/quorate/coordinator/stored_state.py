@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from quorate.codec import decode_state, encode_state
+from quorate.codec import decode_state, encode_state, require_sound
 from quorate.coordinator.records import amendment_key, run_key
 from quorate.core.node import NodeDesc
 from quorate.core.state import RendezvousState
@@ -61,13 +61,15 @@ class StoredState:
         """Return the state that a ledger holds; there must be one.
 
         Raises:
-            RendezvousStateError: It is no state, or one of another version.
-            msgspec.MsgspecError: An amendment is corrupt.
+            RendezvousStateError: It is no state, one of another version, or one that no run has.
+            msgspec.MsgspecError: An amendment is corrupt; so are others of `UNDECODABLE`.
         """
         state = decode_state(records[run_key(self._run_id)])
-        while data := records.get(amendment_key(self._run_id, self._amendments + 1)):
+        while (data := records.get(amendment_key(self._run_id, self._amendments + 1))) is not None:
             _amend(state, _decoder.decode(data))
             self._amendments += 1
+        if self._amendments:
+            require_sound(state)
         return state
 
     def changes(self, state: RendezvousState, nodes: Iterable[NodeDesc]) -> dict[str, bytes | None]:

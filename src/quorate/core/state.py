@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,7 @@ from quorate.core.settings import AgreedSettings, RendezvousSettings
 
 __all__ = [
     "Ban",
+    "Moment",
     "Place",
     "RendezvousState",
     "World",
@@ -22,6 +23,10 @@ __all__ = [
     "prospects",
     "room",
 ]
+
+
+# Without its zone a moment could not be compared with others.
+Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class WorldName(NamedTuple):
@@ -165,21 +170,21 @@ class RendezvousState(msgspec.Struct):
     epoch: str = ""
     round: int = 0
     complete: bool = False
-    deadline: datetime | None = None
+    deadline: Moment | None = None
     closed: bool = False
     closed_reason: str = ""
     participants: dict[NodeDesc, int] = {}
-    wait_list: dict[NodeDesc, datetime] = {}
-    redundancy_list: dict[NodeDesc, datetime] = {}
-    last_heartbeats: dict[NodeDesc, datetime] = {}
+    wait_list: dict[NodeDesc, Moment] = {}
+    redundancy_list: dict[NodeDesc, Moment] = {}
+    last_heartbeats: dict[NodeDesc, Moment] = {}
     profiles: dict[NodeDesc, NodeProfile] = {}
     agreed: AgreedSettings | None = None
     world: World | None = None
     survivors: dict[NodeDesc, int] = {}
-    regrouping_since: datetime | None = None
-    stragglers: dict[NodeDesc, datetime] = {}
+    regrouping_since: Moment | None = None
+    stragglers: dict[NodeDesc, Moment] = {}
     departed: dict[NodeDesc, str] = {}
-    finishing: dict[NodeDesc, datetime] = {}
+    finishing: dict[NodeDesc, Moment] = {}
     identities: dict[str, NodeDesc] = {}
     replaced: dict[NodeDesc, str] = {}
     desired_nodes: int | None = None
@@ -225,6 +230,8 @@ def prospects(state: RendezvousState, settings: RendezvousSettings, arriving: in
 def check(state: RendezvousState, settings: RendezvousSettings) -> None:
     """Check the invariants that hold after every transition; tests call it after every step.
 
+    It also tells whether a state that somebody else has stored can be used.
+
     Raises:
         AssertionError: An invariant is broken; it names the rule.
     """
@@ -236,32 +243,50 @@ def check(state: RendezvousState, settings: RendezvousSettings) -> None:
         state.stragglers,
     )
     placed = [node for members in lists for node in members]
-    assert len(placed) == len(set(placed)), "R6: a node stands in two lists"
-    assert state.last_heartbeats.keys() >= set(placed), "R8: a node in a list is not attached"
-    assert state.last_heartbeats.keys() == state.profiles.keys(), "a profile is missing or left"
-    assert state.departed.keys().isdisjoint(state.participants) or not state.complete, "R1"
-    assert len(state.participants) <= settings.max_nodes, "R2: more participants than max_nodes"
-    assert not (state.complete and state.survivors), "R5: survivors awaited in a complete round"
-    assert state.last_heartbeats.keys() >= state.draining.keys(), "a drained node is not attached"
-    assert all(ban.left_s is None or ban.left_s > 0 for ban in state.bans.values()), "a ban is over"
+    _must(len(placed) == len(set(placed)), "R6: a node stands in two lists")
+    _must(state.last_heartbeats.keys() >= set(placed), "R8: a node in a list is not attached")
+    _must(state.last_heartbeats.keys() == state.profiles.keys(), "a profile is missing or left")
+    _must(state.departed.keys().isdisjoint(state.participants) or not state.complete, "R1")
+    _must(len(state.participants) <= settings.max_nodes, "R2: more participants than max_nodes")
+    _must(not (state.complete and state.survivors), "R5: survivors awaited in a complete round")
+    _must(not state.survivors or state.regrouping_since is not None, "R10: an endless regroup")
+    _must(state.round >= 0, "R2: a round before the first")
+    attached = state.last_heartbeats.keys()
+    _must(attached >= state.draining.keys(), "a drained node is not attached")
+    lasting = all(ban.left_s is None or ban.left_s > 0 for ban in state.bans.values())
+    _must(lasting, "a ban is over")
+    if state.world is not None:
+        _check_world(state, state.world)
     if state.complete:
         _check_complete(state, settings)
     else:
         placed_nodes = state.participants.keys() | state.survivors.keys()
-        assert state.draining.keys().isdisjoint(placed_nodes), "a drained node has a place"
-        assert len(placed_nodes) <= capacity(state, settings), "R4: more places than are wanted"
+        _must(state.draining.keys().isdisjoint(placed_nodes), "a drained node has a place")
+        _must(len(placed_nodes) <= capacity(state, settings), "R4: more places than are wanted")
+
+
+def _check_world(state: RendezvousState, world: World) -> None:
+    _must(world.epoch == state.epoch, "R2: a world of another epoch")
+    _must(0 <= world.round <= state.round - (not state.complete), "R2: a world of a later round")
+    _must(len(world.profiles) == len(world.members) > 0, "R1: members and profiles differ")
+    _must(len(set(world.members)) == len(world.members), "R2: a member twice")
 
 
 def _check_complete(state: RendezvousState, settings: RendezvousSettings) -> None:
     world = state.world
-    assert world is not None and world.name == state.name, "R1: a complete round has its world"
-    assert settings.min_nodes <= len(world.members) <= settings.max_nodes, "R2: size"
-    assert len(set(world.members)) == len(world.members), "R2: a member twice"
-    assert len(world.members) % settings.node_unit == 0, "R4: not whole units"
-    assert state.participants, "a complete round without participants should have moved on"
-    for node, rank in state.participants.items():
-        assert world.members[rank] == node, "R2: a rank differs from the record"
-    missing = set(world.members) - state.participants.keys()
-    told = state.departed.keys() & set(world.members)
-    assert told <= missing, "R8: a loss is told of a node that is there"
-    assert missing <= told | state.finishing.keys(), "R8: a loss that is not told"
+    _must(world is not None and world.name == state.name, "R1: a complete round has its world")
+    assert world is not None
+    _must(settings.min_nodes <= len(world.members) <= settings.max_nodes, "R2: size")
+    _must(len(world.members) % settings.node_unit == 0, "R4: not whole units")
+    _must(bool(state.participants), "a complete round without participants should have moved on")
+    ranks = {node: rank for rank, node in enumerate(world.members)}
+    _must(state.participants.items() <= ranks.items(), "R2: a rank differs from the record")
+    missing = ranks.keys() - state.participants.keys()
+    told = state.departed.keys() & ranks.keys()
+    _must(told <= missing, "R8: a loss is told of a node that is there")
+    _must(missing <= told | state.finishing.keys(), "R8: a loss that is not told")
+
+
+def _must(holds: bool, rule: str) -> None:
+    if not holds:
+        raise AssertionError(rule)

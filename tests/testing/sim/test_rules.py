@@ -25,7 +25,7 @@ def world(*names: str, number: int = 0, epoch: str = "e") -> World:
 
 
 def state(made: World, **changes: Any) -> RendezvousState:
-    return RendezvousState(epoch=made.epoch, round=made.round, world=made, **changes)
+    return RendezvousState(epoch=made.epoch, round=made.round + 1, world=made, **changes)
 
 
 def broken(rule: str) -> Any:
