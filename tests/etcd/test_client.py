@@ -308,3 +308,21 @@ def test_tls_and_mutual_tls(tmp_path: Path, free_port: FreePort, until: Until) -
         ):
             plain.range(b"k")
         member.kill()
+
+
+@pytest.mark.parametrize(
+    "responses",
+    [[], [{}, {}], [{"response_put": {}}, {"response_range": {}}, {}]],
+    ids=["none", "not the one that was asked for", "too many"],
+)
+def test_a_transaction_whose_steps_are_not_answered_is_refused(responses: list[Any]) -> None:
+    """R15: whoever reads the answer relies on there being one for each step."""
+    clock = ManualClock()
+    answer = ok(succeeded=True, responses=responses)
+    with (
+        EtcdClient(
+            MEMBERS, clock=clock, transport=ScriptedTransport(lambda *_: answer, clock)
+        ) as client,
+        pytest.raises(RendezvousProtocolError, match="not answered the steps"),
+    ):
+        client.transact(success=[operation(Put(b"k", b"v")), operation(Range(b"k"))])

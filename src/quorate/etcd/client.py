@@ -185,7 +185,13 @@ class EtcdClient:
             return ReplyLost()
         if reply.status == 404:
             return LeaseLost()
-        return decode(reply.body, TransactionReply)
+        answer = decode(reply.body, TransactionReply)
+        if not is_answered(transaction, answer):
+            raise RendezvousProtocolError(
+                "What answers at the endpoint of etcd has not answered the steps of a transaction: "
+                "see whether the endpoint is right and etcd is 3.4 or newer."
+            )
+        return answer
 
     def grant_lease(self, ttl_s: int, timeout_s: float | None = None) -> LeaseGranted:
         """Return a new lease, which ends `ttl_s` seconds after it was last kept alive.
@@ -256,6 +262,21 @@ class EtcdClient:
         if reply.status == 404 and isinstance(request, Put) and request.lease:
             raise lost_lease()
         return decode(found(path, reply).body, kind)
+
+
+def is_answered(transaction: Transaction, reply: TransactionReply) -> bool:
+    """Return whether each step of the branch that was taken has the answer that it must have."""
+    steps = transaction.success if reply.succeeded else transaction.failure
+    if len(steps) != len(reply.responses):
+        return False
+    for step, answer in zip(steps, reply.responses, strict=True):
+        if step.request_range is not None and answer.response_range is None:
+            return False
+        if step.request_txn is not None and (
+            answer.response_txn is None or not is_answered(step.request_txn, answer.response_txn)
+        ):
+            return False
+    return True
 
 
 def found(path: str, reply: Reply) -> Reply:
