@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,14 @@ def test_values_are_read() -> None:
         ("keep_alive_interval", "0"),
         ("keep_alive_max_attempt", "0"),
         ("keep_alive_max_attempt", "1.5"),
+        ("keep_alive_max_attempt", str(2**31)),
+        ("keep_alive_max_attempt", "9" * 5000),
+        ("keep_alive_max_attempt", math.inf),
+        ("keep_alive_interval", 10**400),
         ("rank_policy", "best"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(key: str, value: str) -> None:
+def test_values_that_make_no_sense_are_refused(key: str, value: Any) -> None:
     with pytest.raises(RendezvousSettingsError):
         settings_from(params(**{key: value}))
 
@@ -129,7 +134,15 @@ def test_what_a_node_says_about_itself() -> None:
     given = params(node_id="n1", rank_hint="7", labels="block:3; zone : b ;", slots="8")
     labels = {"block": "3", "zone": "b"}
     assert profile_from(given, {}) == NodeProfile("n1", 7, labels, 0, 8, release=release())
-    for bad in ({"slots": 0}, {"slots": "many"}, {"rank_hint": "x"}, {"labels": "block=3"}):
+    for bad in (
+        {"slots": 0},
+        {"slots": "many"},
+        {"rank_hint": "x"},
+        {"rank_hint": str(2**31)},
+        {"labels": "block=3"},
+        {"labels": "block:\udcff"},
+        {"node_id": "\udcff"},
+    ):
         with pytest.raises(RendezvousSettingsError):
             profile_from(params(**bad), {})
 
@@ -142,6 +155,7 @@ def test_labels_may_be_a_mapping() -> None:
 def test_the_schedulers_index_counts_if_the_policy_asks_for_it() -> None:
     """R3"""
     environment = {"SLURM_NODEID": "4", "GROUP_RANK": "nonsense"}
+    assert profile_from(params(rank_policy="hint"), {"GROUP_RANK": "9" * 5000}).rank_hint is None
     assert profile_from(params(rank_policy="hint"), environment).rank_hint == 4
     assert profile_from(params(rank_policy="hint", rank_hint=0), environment).rank_hint == 0
     assert profile_from(params(), environment).rank_hint is None
@@ -152,6 +166,11 @@ def test_only_a_coordinator_asks_for_a_token() -> None:
     for backend in ("c10d", "etcd", "file", "static"):
         with pytest.raises(RendezvousSettingsError, match="it belongs to quorate"):
             check_keys({"token_file": "x"}, backend)
+
+
+def test_a_local_address_that_cannot_be_sent_is_refused() -> None:
+    with pytest.raises(RendezvousSettingsError, match=r"'local_addr' is .* not UTF-8"):
+        local_addr_from(params(local_addr="\udcff"))
 
 
 def test_the_local_address_is_a_parameter_or_a_key() -> None:

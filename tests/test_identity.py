@@ -94,6 +94,9 @@ def test_endpoints_are_read(text: str | None, endpoint: tuple[str, int]) -> None
         ("http://host:1", "hostname"),
         (":1", "hostname"),
         ("[]:1", "hostname"),
+        ("[::1%]:1", "hostname"),
+        ("[fe80::1%a b]:1", "hostname"),
+        ("[fe80::1%\0]:1", "hostname"),
         ("a:b:1", "hostname"),
         ("2001:db8::7", "in brackets"),
         ("::1:90", "in brackets"),
@@ -114,7 +117,7 @@ def test_several_endpoints_are_read() -> None:
 
 
 def test_an_endpoint_is_written_as_it_is_read() -> None:
-    for text in ("host:1", "127.0.0.1:2", "[::1]:3"):
+    for text in ("host:1", "127.0.0.1:2", "[::1]:3", "[fe80::1%eth0.7]:4"):
         assert str(parse_rendezvous_endpoint(text, 9)) == text
 
 

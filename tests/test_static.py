@@ -92,6 +92,8 @@ def test_a_fixed_world_never_changes() -> None:
         (params("node1", rank=0), "host:port"),
         (params(rank=0, timeout=0), "must be positive"),
         (params(rank=0, slots=0), "must be positive"),
+        (params(rank=0, timeout="nan"), "not endless"),
+        (params(rank=0, timeout="inf"), "not endless"),
         (params(rank=0, join_timeout=60), "join_timeout"),
     ],
 )

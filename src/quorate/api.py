@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from quorate.core.settings import NUMBER_MAX
 from quorate.core.state import Place, World
-from quorate.errors import RendezvousSettingsError
+from quorate.errors import RendezvousSettingsError, RendezvousStateError, translating
 from quorate.wait import WaitReporter
 
 __all__ = [
@@ -46,6 +47,7 @@ _EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _EPHEMERAL_PORT_MIN = 32768
 _UNPRIVILEGED_PORT_MIN = 10240
 _PORT_TRIES = 64
+_PORT_MAX = 65_535
 
 
 def free_port() -> int:
@@ -99,16 +101,26 @@ class RendezvousStoreInfo:
             store: The store of the round.
             local_addr: This node's address; its host name if `None`.
             server_port: A port that is served already; a free one is looked for if `None` or 0.
+
+        Raises:
+            RendezvousStateError: Somebody else has written something else there.
         """
         if rank == 0:
             addr = local_addr or socket.getfqdn()
             port = server_port or free_port()
             store.set(RendezvousStoreInfo.MASTER_ADDR_KEY, addr.encode())
             store.set(RendezvousStoreInfo.MASTER_PORT_KEY, str(port).encode())
-        return RendezvousStoreInfo(
-            master_addr=store.get(RendezvousStoreInfo.MASTER_ADDR_KEY).decode(),
-            master_port=int(store.get(RendezvousStoreInfo.MASTER_PORT_KEY).decode()),
-        )
+        told_addr = store.get(RendezvousStoreInfo.MASTER_ADDR_KEY)
+        told_port = store.get(RendezvousStoreInfo.MASTER_PORT_KEY)
+        with translating({ValueError: RendezvousStateError}, "Reading rank 0's address and port"):
+            return RendezvousStoreInfo(told_addr.decode(), _port_of(told_port))
+
+
+def _port_of(text: bytes) -> int:
+    port = int(text)
+    if not 0 <= port <= _PORT_MAX:
+        raise ValueError(f"there is no port {port}")
+    return port
 
 
 class RendezvousInfo:
@@ -357,11 +369,16 @@ class RendezvousParameters:
         if value is None:
             return None
         try:
-            return int(value)
-        except (TypeError, ValueError) as error:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError) as error:
             raise RendezvousSettingsError(
                 f"The configuration option '{key}' is '{value}', which is not a whole number."
             ) from error
+        if abs(number) > NUMBER_MAX:
+            raise RendezvousSettingsError(
+                f"The configuration option '{key}' is beyond {NUMBER_MAX}: no number is so large."
+            )
+        return number
 
     def get_as_float(self, key: str, default: float | None = None) -> float | None:
         """Return the value of a key as a number, for timeouts in seconds.
@@ -374,7 +391,7 @@ class RendezvousParameters:
             return None
         try:
             return float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise RendezvousSettingsError(
                 f"The configuration option '{key}' is '{value}', which is not a number of seconds."
             ) from error

@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from quorate.api import RendezvousParameters
 from quorate.core.node import NodeProfile
-from quorate.core.settings import RendezvousSettings, RendezvousTimeout
+from quorate.core.settings import NUMBER_MAX, RendezvousSettings, RendezvousTimeout, is_text
 from quorate.errors import RendezvousSettingsError
 from quorate.identity import release
 
@@ -31,6 +31,8 @@ __all__ = [
     "profile_from",
     "settings_from",
 ]
+
+T = TypeVar("T")
 
 COORDINATED = ("quorate",)
 DIRECT = ("c10d", "file", "memory", "etcd-v2")
@@ -48,6 +50,9 @@ TEXT = "text"
 
 # Where schedulers leave the index of a node; the first one that is set counts.
 RANK_HINT_VARIABLES = ("GROUP_RANK", "SLURM_NODEID")
+
+# With fewer digits than this a scheduler's index is one.
+NUMBER_DIGITS = len(str(NUMBER_MAX))
 
 # Longer ones are mistakes of units; a timedelta of more overflows in places.
 SECONDS_MAX = 10 * 365 * 24 * 3600.0
@@ -393,9 +398,9 @@ def profile_from(
     if rank_hint is None and str(params.get("rank_policy", "")).strip().lower() == "hint":
         rank_hint = _scheduler_index(environment)
     return NodeProfile(
-        node_id=str(params.get("node_id", "")),
+        node_id=_sendable("node_id", str(params.get("node_id", ""))),
         rank_hint=rank_hint,
-        labels=parse_labels(params.get("labels", "")),
+        labels=parse_labels(_sendable("labels", params.get("labels", ""))),
         slots=_whole_number(params, "slots", 1, least=1),
         release=release(),
     )
@@ -403,7 +408,8 @@ def profile_from(
 
 def local_addr_from(params: RendezvousParameters) -> str | None:
     """Return the address that the user wants the node to advertise, `None` if none was given."""
-    return params.local_addr or params.get("local_addr")
+    local_addr: str | None = params.local_addr or params.get("local_addr")
+    return local_addr and _sendable("local_addr", local_addr)
 
 
 def parse_labels(labels: str | Mapping[str, str]) -> dict[str, str]:
@@ -445,6 +451,14 @@ def document() -> str:
         backends = "all" if key.backends == EVERY else ", ".join(key.backends)
         rows.append(f"| `{key.name}` | {key.kind} | {key.default} | {backends} | {key.meaning} |")
     return "\n".join([*rows, ""])
+
+
+def _sendable(key: str, value: T) -> T:
+    if not is_text(str(value)):
+        raise RendezvousSettingsError(
+            f"The configuration option '{key}' is {value!a}, which is not UTF-8."
+        )
+    return value
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -489,7 +503,7 @@ def _whole_number(params: RendezvousParameters, key: str, default: int, least: i
 def _scheduler_index(environment: Mapping[str, Any]) -> int | None:
     for name in RANK_HINT_VARIABLES:
         value = environment.get(name, "")
-        if value.isascii() and value.isdigit():
+        if value.isascii() and value.isdigit() and len(value) < NUMBER_DIGITS:
             return int(value)
     return None
 

@@ -329,11 +329,12 @@ def _is_host(text: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
+    """Return whether a text is an IPv6 address, with a zone if any (RFC 4007, section 11)."""
     try:
-        ipaddress.IPv6Address(text)
+        zone = ipaddress.IPv6Address(text).scope_id
     except ValueError:
         return False
-    return True
+    return zone is None or bool(re.fullmatch(r"[\w.-]+", zone))
 
 
 def _parse_port(text: str, port_text: str) -> int:

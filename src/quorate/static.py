@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -185,10 +186,10 @@ def create_handler(params: RendezvousParameters) -> StaticRendezvous:
         )
     timeout_s = params.get_as_float("timeout", TIMEOUT_S) or 0.0
     slots = params.get_as_int("slots", 1) or 0
-    if timeout_s <= 0 or slots < 1:
+    if not 0 < timeout_s < math.inf or slots < 1:
         raise RendezvousSettingsError(
             f"The configuration options 'timeout' ({timeout_s:g}) and 'slots' ({slots}) must be "
-            f"positive."
+            f"positive, and not endless."
         )
     return StaticRendezvous(endpoint, rank, params.max_nodes, params.run_id, timeout_s, slots)
 

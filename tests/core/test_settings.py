@@ -48,6 +48,9 @@ def test_init_raises_error_if_timeout_is_not_positive(name: str, value: timedelt
     ("changes", "named"),
     [
         ({"run_id": ""}, "run id"),
+        ({"run_id": "\udcff"}, "UTF-8"),
+        ({"max_nodes": 2**31}, "at most 2147483647"),
+        ({"keep_alive_max_attempt": 2**31}, "at most 2147483647"),
         ({"min_nodes": 0}, r"\(0\) must be greater than zero"),
         ({"min_nodes": -2}, r"\(-2\)"),
         ({"min_nodes": 4, "max_nodes": 3}, r"\(3\) must not be less than .*\(4\)"),

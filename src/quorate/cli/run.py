@@ -66,7 +66,7 @@ def parse_nodes(text: str) -> tuple[int, int]:
     Raises:
         RendezvousSettingsError: It is neither, or MIN is greater than MAX.
     """
-    match = re.fullmatch(r"([0-9]+)(?::([0-9]+))?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,10})(?::([0-9]{1,10}))?", text.strip())
     if match is None:
         raise RendezvousSettingsError(
             f"--nnodes '{text}' is not a number of nodes: write N, or MIN:MAX as in 2:8."
@@ -81,10 +81,15 @@ def parse_nodes(text: str) -> tuple[int, int]:
     return least, most
 
 
-def _parse_workers(text: str) -> int:
+def parse_workers(text: str) -> int:
+    """Read `--nproc-per-node`: a number, or `auto`.
+
+    Raises:
+        RendezvousSettingsError: It is neither.
+    """
     if text in {"auto", "cpu"}:
         return os.cpu_count() or 1
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) < 1:
         raise RendezvousSettingsError(
             f"--nproc-per-node '{text}' is not a number of workers: write a number from 1, or "
             f"'auto' for one for each processor."
@@ -235,7 +240,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     program = _program(
         options["program"], options["module"], _AFTER_DASHES in ctx.meta and ctx.meta[_AFTER_DASHES]
     )
-    workers = _parse_workers(options["nproc_per_node"])
+    workers = parse_workers(options["nproc_per_node"])
     with contextlib.ExitStack() as closing:
         exit_code = _run_agent(options, program, workers, closing)
     sys.exit(exit_code)

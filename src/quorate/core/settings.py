@@ -12,15 +12,30 @@ import msgspec
 from quorate.errors import RendezvousSettingsError
 
 __all__ = [
+    "NUMBER_MAX",
     "PROTOCOL_VERSION",
     "RANK_POLICIES",
     "AgreedSettings",
     "RendezvousSettings",
     "RendezvousTimeout",
+    "is_text",
 ]
 
 PROTOCOL_VERSION = 1
+
+# Numbers of nodes, ranks and attempts: no run has more, and every program can hold it.
+NUMBER_MAX = 2**31 - 1
+
 RANK_POLICIES = ("stable", "sorted", "hint", "topology")
+
+
+def is_text(value: str) -> bool:
+    """Return whether a text can be sent; what a program gets as bytes may not be UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class RendezvousTimeout:
@@ -115,8 +130,8 @@ class RendezvousSettings:
     cool_down: timedelta = timedelta(seconds=600)
 
     def __post_init__(self) -> None:
-        if not self.run_id:
-            raise RendezvousSettingsError("The run id must be a non-empty string.")
+        if not self.run_id or not is_text(self.run_id):
+            raise RendezvousSettingsError("The run id must be a non-empty string, in UTF-8.")
         if self.min_nodes < 1:
             raise RendezvousSettingsError(
                 f"The minimum number of nodes ({self.min_nodes}) must be greater than zero."
@@ -125,6 +140,11 @@ class RendezvousSettings:
             raise RendezvousSettingsError(
                 f"The maximum number of nodes ({self.max_nodes}) must not be less than the "
                 f"minimum number of nodes ({self.min_nodes})."
+            )
+        if max(self.max_nodes, self.keep_alive_max_attempt) > NUMBER_MAX:
+            raise RendezvousSettingsError(
+                f"The maximum number of nodes and the number of keep-alive attempts must be at "
+                f"most {NUMBER_MAX}."
             )
         if self.keep_alive_interval <= timedelta(0) or self.keep_alive_max_attempt < 1:
             raise RendezvousSettingsError(
