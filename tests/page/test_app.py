@@ -228,6 +228,8 @@ class TestActing:
             (b"{", 400, "This cannot be done"),
             ({"run": RUN, "action": "explode"}, 400, "no action 'explode'"),
             ({"run": "other", "action": "hold"}, 409, "There is no run 'other'"),
+            ({"run": "x" * 300, "action": "hold"}, 409, "The run id is too long"),
+            (b'{"run":"\xff"}', 400, "This cannot be done"),
             ({"run": RUN, "action": "drain", "node": "77"}, 409, "77"),
             ({"run": RUN, "action": "scale", "nodes": 99}, 409, "not of 99"),
         ],

@@ -26,7 +26,8 @@ from quorate.page.metrics import CONTENT_TYPE, exposition
 from quorate.page.snapshots import Snapshots
 from quorate.page.visitors import Visitors
 from quorate.tls import TlsContexts
-from quorate.wire.messages import Done, Failed, History, Report, Request, Status
+from quorate.undecodable import UNDECODABLE
+from quorate.wire.messages import Done, Failed, History, Refused, Report, Request, Status
 
 __all__ = ["Page", "page_on"]
 
@@ -294,13 +295,13 @@ class Page:
         try:
             act = msgspec.json.decode(await request.read(), type=Act)
             message = act.request()
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (*UNDECODABLE, ValueError) as error:
             return _refusal(400, f"This cannot be done: {error}.")
         try:
             answer = await self._server.ask(act.run, message, ANSWER_TIMEOUT_S)
         except (TimeoutError, RendezvousConnectionError):
             return _refusal(503, f"Nobody can act now: {self._server.hindrance() or 'try again'}.")
-        if isinstance(answer, Failed):
+        if isinstance(answer, Failed | Refused):
             return _refusal(409, answer.message)
         text = answer.text if isinstance(answer, Done) else "done"
         return _json(msgspec.json.encode({"text": text}))
@@ -366,10 +367,15 @@ def _json(body: bytes) -> web.Response:
 
 
 def _refusal(status: int, reason: str) -> web.Response:
-    return web.Response(status=status, text=f"{reason}\n", headers={hdrs.CACHE_CONTROL: "no-store"})
+    return web.Response(status=status, text=_line(reason), headers={hdrs.CACHE_CONTROL: "no-store"})
 
 
 def _error(
     kind: type[web.HTTPException], reason: str, headers: dict[str, str] | None = None
 ) -> web.HTTPException:
-    return kind(text=f"{reason}\n", headers=headers)
+    return kind(text=_line(reason), headers=headers)
+
+
+def _line(reason: str) -> str:
+    """Return a reason as a line; it may quote a header that is not UTF-8."""
+    return reason.encode(errors="backslashreplace").decode() + "\n"
