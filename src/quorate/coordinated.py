@@ -375,7 +375,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         if explanation is not None and explanation is not told.said:
             span.waits(explanation.reason)
         wait = told.wait(explanation)
-        if detached_s > 0:
+        if detached_s > 0 and not attachment.is_put_off:
             reason = f"no coordinator at {self.endpoint} ({attachment.last_error.rstrip('.')})"
             left_s = timeout_s - detached_s
             wait = Wait(NO_COORDINATOR, reason, detached_s, gives_up_in_s=left_s)

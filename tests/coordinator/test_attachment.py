@@ -439,6 +439,20 @@ class TestPushes:
         assert (attachment.waiting, attachment.closed_reason) == (0, "done")
         assert attachment.closed
 
+    def test_r16_who_is_put_off_knows_why_until_it_is_welcomed_or_dials_again(self) -> None:
+        attachment = make()
+        attachment.connected(ADDR, 0.0)
+        assert not attachment.is_put_off
+        tell(attachment, Waiting("stalled", "nothing can be stored", 0.0))
+        assert attachment.is_put_off
+        attachment.lost("reset", 1.0)
+        attachment.connected(ADDR, 2.0)
+        assert not attachment.is_put_off
+        tell(
+            attachment, Waiting("stalled", "nothing can be stored", 0.0), Welcome(1, "here", False)
+        )
+        assert not attachment.is_put_off
+
     def test_r8_a_new_world_starts_with_nobody_waiting(self) -> None:
         attachment = attached()
         request = ask(attachment, join)

@@ -82,7 +82,7 @@ def test_what_happens_can_be_kept_as_lines_of_json(cluster: Cluster, tmp_path: P
     assert [event["state"] for event in events] == ["RUNNING", "SUCCEEDED"]
     assert (events[-1]["run_id"], events[-1]["rank"], events[-1]["round"]) == ("job", 0, 0)
     # What is known of the node stands on every line of its log.
-    (place,) = [line for line in node.stderr if "has rank 0 of 1" in line]
+    (place,) = [line for line in node.stderr if "has rank 0 in round" in line]
     assert place.endswith(f"[run=job round=0 node={events[-1]['node']} rank=0]")
 
 

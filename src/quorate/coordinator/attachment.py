@@ -165,6 +165,7 @@ class Attachment:
         self.closed = False
         self.closed_reason = ""
         self.explanation: Waiting | None = None
+        self._is_explained = False
         self.redirected_to = ""
         self._was_redirected = False
         self.welcomed = False
@@ -192,6 +193,11 @@ class Attachment:
     def attached(self) -> bool:
         """Whether a coordinator has accepted the hello on the present connection."""
         return self.phase is Phase.ATTACHED
+
+    @property
+    def is_put_off(self) -> bool:
+        """Whether a coordinator is there that cannot accept the hello yet, and has said why."""
+        return self.phase is Phase.GREETING and self._is_explained
 
     @property
     def is_known(self) -> bool:
@@ -244,7 +250,7 @@ class Attachment:
         """
         self.phase = Phase.GREETING
         self.local_addr = local_addr
-        self.welcomed = False
+        self.welcomed = self._is_explained = False
         self.last_error = "it takes connections, but does not answer"
         self._reader = FrameReader(FRAME_BYTES_MAX)
         self._asked_since_s = now_s
@@ -406,7 +412,7 @@ class Attachment:
             self.closed, self.closed_reason = reply.closed, reply.closed_reason
             self.broken = reply.broken
         elif isinstance(reply, Waiting):
-            self.explanation = reply
+            self.explanation, self._is_explained = reply, True
         elif isinstance(reply, Redirect):
             self.redirected_to = reply.endpoint
         elif self._requests.pop(reply.id, None) is not None:
