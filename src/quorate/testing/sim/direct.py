@@ -8,10 +8,11 @@ from itertools import count
 
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import Place, RendezvousState, capacity
+from quorate.errors import RendezvousStateError
 from quorate.testing.sim.node import SimNode
 from quorate.testing.sim.process import Machine
 from quorate.testing.sim.result import SimResult
-from quorate.testing.sim.rules import WorldRules, require
+from quorate.testing.sim.rules import WorldRules, broken_invariant, require
 from quorate.testing.sim.schedule import Schedule
 from quorate.testing.sim.setting import draw_node_count, draw_settings
 from quorate.testing.sim.shared import SharedState
@@ -62,6 +63,9 @@ class DirectWorld:
             self._play()
         except Violation as found:
             violation = found
+        except RendezvousStateError as error:
+            # Whoever reads a state that no run can have refuses it, before the rules are asked.
+            violation = broken_invariant(error.__cause__ or error)
         except AssertionError as error:
             violation = Violation("assertion", repr(error))
         trace = tuple(self.trace.lines()) if violation is not None else ()

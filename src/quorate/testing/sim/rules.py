@@ -9,7 +9,7 @@ from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, RendezvousState, World, WorldName, check
 from quorate.testing.sim.trace import Trace, Violation
 
-__all__ = ["WorldRules", "require"]
+__all__ = ["WorldRules", "broken_invariant", "require"]
 
 
 def require(holds: bool, rule: str, what: str, *arguments: object) -> None:
@@ -20,6 +20,12 @@ def require(holds: bool, rule: str, what: str, *arguments: object) -> None:
     """
     if not holds:
         raise Violation(rule, what.format(*arguments))
+
+
+def broken_invariant(error: BaseException) -> Violation:
+    """Return the violation behind an error of `quorate.core.state.check`."""
+    rule, _, what = str(error).partition(": ")
+    return Violation(rule, what or "an invariant of the state is broken")
 
 
 class WorldRules:
@@ -73,8 +79,7 @@ class WorldRules:
         try:
             check(state, self._settings)
         except AssertionError as error:
-            rule, _, what = str(error).partition(": ")
-            raise Violation(rule, what or "an invariant of the state is broken") from error
+            raise broken_invariant(error) from error
         if state.world is not None:
             self._record(state.world)
         self._closing(state)
