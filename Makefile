@@ -14,12 +14,13 @@ PYTEST = $(BIN)/python -m pytest -n 3 --dist worksteal
 MADE = $(VENV)/.made
 DEMO = $(VENV)/.installed-demo
 DEV = $(VENV)/.installed-dev
+FUZZ = $(VENV)/.installed-fuzz
 TORCH_STAMP = $(VENV)/.installed-$(TORCH)
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test unit e2e check format format-check lint types clean torch system
+.PHONY: help demo test unit e2e fuzz check format format-check lint types clean torch system
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ unit: $(DEV)  ## run the quick tests: no whole programs, long simulations, torch
 
 e2e: $(DEV) torch system  ## run the tests of whole programs
 	@$(PYTEST) -m e2e
+
+fuzz: $(FUZZ)  ## look for inputs that break a promise, some seconds for each kind
+	@$(BIN)/python -m tests.fuzz
 
 check: format-check lint types test  ## what CI runs: format, lint, types, every test
 
@@ -69,7 +73,7 @@ system: $(MADE)  ## install etcd, Chromium, openssl, iproute2, which some tests 
 	fi
 
 clean:  ## delete .venv, caches and builds
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
@@ -102,6 +106,11 @@ $(DEV): $(MADE) pyproject.toml
 	@echo 'installing quorate and its development tools'
 	@$(PIP) install --quiet --editable '.[dev]'
 	@touch $@ $(DEMO)
+
+$(FUZZ): $(DEV)
+	@echo 'installing the fuzzer'
+	@$(PIP) install --quiet --editable '.[fuzz]'
+	@touch $@
 
 torch: $(TORCH_STAMP)
 

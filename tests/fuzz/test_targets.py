@@ -1,0 +1,110 @@
+"""Every target on its seeds, on what was done to them, and on what was once found."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from quorate.codec import encode_state
+from quorate.core.state import RendezvousState
+from quorate.wire.messages import GetValue, Reply, Word, decode_reply, decode_word, encode
+from tests.fuzz import sequences
+from tests.fuzz.findings import FINDINGS
+from tests.fuzz.seeds import SEEDS
+from tests.fuzz.sequences import FIRST, REPLIES, WORDS, struct_of
+from tests.fuzz.targets import TARGETS
+
+EDITS = st.lists(
+    st.tuples(
+        st.integers(0, 2000),
+        st.sampled_from(["set", "insert", "delete", "cut", "double"]),
+        st.one_of(
+            st.binary(min_size=1, max_size=4),
+            st.sampled_from([b"\xff", b"\x91" * 3000, b"9" * 5000]),
+        ),
+    ),
+    max_size=6,
+)
+
+
+def edited(seed: bytes, edits: list[tuple[int, str, bytes]]) -> bytes:
+    """Return bytes after some changes at places that are counted from the front."""
+    for place, kind, what in edits:
+        at = place % (len(seed) + 1)
+        before, after = seed[:at], seed[at:]
+        match kind:
+            case "set":
+                seed = before + what + after[len(what) :]
+            case "insert":
+                seed = before + what + after
+            case "delete":
+                seed = before + after[len(what) :]
+            case "cut":
+                seed = before
+            case "double":
+                seed = before + before[-20:] + after
+    return seed
+
+
+def test_every_target_has_seeds() -> None:
+    assert SEEDS.keys() == TARGETS.keys()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds(name: str) -> None:
+    for seed in (b"", *SEEDS[name]):
+        TARGETS[name](seed)
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"engine"}))
+def test_edited_seeds(name: str) -> None:
+    @settings(max_examples=60, database=None)
+    @given(st.sampled_from(SEEDS[name]), EDITS)
+    def run(seed: bytes, edits: list[tuple[int, str, bytes]]) -> None:
+        TARGETS[name](edited(seed, edits))
+
+    run()
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_findings(finding: str) -> None:
+    name, data = FINDINGS[finding]
+    TARGETS[name](data)
+
+
+@settings(max_examples=100)
+@given(struct_of(RendezvousState))
+def test_states_of_every_kind(made: RendezvousState) -> None:
+    TARGETS["state"](encode_state(made))
+
+
+@settings(max_examples=200)
+@given(WORDS)
+def test_words_of_every_kind(word: Word) -> None:
+    TARGETS["words"](encode(word))
+    assert decode_word(encode(word)) == word
+
+
+@settings(max_examples=200)
+@given(REPLIES)
+def test_replies_of_every_kind(reply: Reply) -> None:
+    TARGETS["replies"](encode(reply))
+    assert decode_reply(encode(reply)) == reply
+
+
+def test_an_engine_that_is_told_anything() -> None:
+    """R1, R2, R6, R8, R14, R15"""
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+    settings(max_examples=80, suppress_health_check=slow)(sequences.play)()
+
+
+def test_an_engine_forgets_what_has_long_been_settled() -> None:
+    """R15: a peer names a deadline in thirty years, again and again, and is gone."""
+    asks = [
+        ("use", 0, GetValue(0, ("", 0), "absent", 1e9)),
+        ("join", 0, 1e9),
+        ("end", 0, True),
+        ("greet", 0, FIRST),
+    ]
+    sequences.play.hypothesis.inner_test(asks * 100)
