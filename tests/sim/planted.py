@@ -340,7 +340,7 @@ class Planted(NamedTuple):
 
 PLANTED = {
     "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1", "R3"), 2),
-    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 17),
+    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 30),
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
     "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
     "stale_incarnation_accepted": Planted(
@@ -360,7 +360,7 @@ PLANTED = {
     "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 777),
     "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 214),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
-    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 3),
+    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 20),
 }
 
 
