@@ -10,7 +10,7 @@ from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import AgreedSettings
 from quorate.core.state import RendezvousState, capacity
 from quorate.credentials import Secrets, Token
-from quorate.errors import RendezvousClosedError, RendezvousStateError
+from quorate.errors import RendezvousClosedError
 from quorate.testing.sim.agent import RUN, SimAgent
 from quorate.testing.sim.coordinator import SimCoordinator
 from quorate.testing.sim.havoc import Havoc
@@ -18,7 +18,7 @@ from quorate.testing.sim.network import Ending, Network
 from quorate.testing.sim.operator import SimOperator
 from quorate.testing.sim.process import Machine
 from quorate.testing.sim.result import SimResult
-from quorate.testing.sim.rules import broken_invariant, require
+from quorate.testing.sim.rules import require, violation_of
 from quorate.testing.sim.schedule import Schedule
 from quorate.testing.sim.seat import SeatedCoordinator, SimSeat
 from quorate.testing.sim.setting import draw_node_count, draw_settings
@@ -89,16 +89,7 @@ class SimWorld:
 
     def run(self) -> SimResult:
         """Play the run to its end."""
-        violation = None
-        try:
-            self._play()
-        except Violation as found:
-            violation = found
-        except RendezvousStateError as error:
-            # Whoever reads a state that no run can have refuses it, before the rules are asked.
-            violation = broken_invariant(error.__cause__ or error)
-        except AssertionError as error:
-            violation = Violation("assertion", repr(error))
+        violation = violation_of(self._play)
         trace = tuple(self.trace.lines()) if violation is not None else ()
         rounds = len(self.watch.rules.worlds)
         now_s, faults = self.schedule.now_s, self.trace.faults

@@ -8,11 +8,10 @@ from itertools import count
 
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import Place, RendezvousState, capacity
-from quorate.errors import RendezvousStateError
 from quorate.testing.sim.node import SimNode
 from quorate.testing.sim.process import Machine
 from quorate.testing.sim.result import SimResult
-from quorate.testing.sim.rules import WorldRules, broken_invariant, require
+from quorate.testing.sim.rules import WorldRules, require, violation_of
 from quorate.testing.sim.schedule import Schedule
 from quorate.testing.sim.setting import draw_node_count, draw_settings
 from quorate.testing.sim.shared import SharedState
@@ -58,16 +57,7 @@ class DirectWorld:
 
     def run(self) -> SimResult:
         """Play the run to its end."""
-        violation = None
-        try:
-            self._play()
-        except Violation as found:
-            violation = found
-        except RendezvousStateError as error:
-            # Whoever reads a state that no run can have refuses it, before the rules are asked.
-            violation = broken_invariant(error.__cause__ or error)
-        except AssertionError as error:
-            violation = Violation("assertion", repr(error))
+        violation = violation_of(self._play)
         trace = tuple(self.trace.lines()) if violation is not None else ()
         rounds, now_s = len(self.rules.worlds), self.schedule.now_s
         faults = self.trace.faults

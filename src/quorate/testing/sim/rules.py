@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from quorate.core.node import NodeDesc, natural_order
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, RendezvousState, World, WorldName, check
+from quorate.errors import RendezvousStateError
 from quorate.testing.sim.trace import Trace, Violation
 
-__all__ = ["WorldRules", "broken_invariant", "require"]
+__all__ = ["WorldRules", "require", "violation_of"]
 
 
 def require(holds: bool, rule: str, what: str, *arguments: object) -> None:
@@ -22,7 +23,21 @@ def require(holds: bool, rule: str, what: str, *arguments: object) -> None:
         raise Violation(rule, what.format(*arguments))
 
 
-def broken_invariant(error: BaseException) -> Violation:
+def violation_of(play: Callable[[], None]) -> Violation | None:
+    """Play a run to its end; return the rule that it breaks, if any."""
+    try:
+        play()
+    except Violation as found:
+        return found
+    except RendezvousStateError as error:
+        # Whoever reads a state that no run can have refuses it, before the rules are asked.
+        return _broken_invariant(error.__cause__ or error)
+    except AssertionError as error:
+        return Violation("assertion", repr(error))
+    return None
+
+
+def _broken_invariant(error: BaseException) -> Violation:
     """Return the violation behind an error of `quorate.core.state.check`."""
     rule, _, what = str(error).partition(": ")
     return Violation(rule, what or "an invariant of the state is broken")
@@ -79,7 +94,7 @@ class WorldRules:
         try:
             check(state, self._settings)
         except AssertionError as error:
-            raise broken_invariant(error) from error
+            raise _broken_invariant(error) from error
         if state.world is not None:
             self._record(state.world)
         self._closing(state)
