@@ -112,6 +112,7 @@ FLOORS: dict[str, str] = {
         coordinator.refusals
         coordinator.admission
         coordinator.attachment
+        coordinator.candidates
         coordinator.vigil
         coordinator.etcd_lease
         coordinator.etcd_ledger

@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.attachment import Attachment, Phase, unreachable
+from quorate.coordinator.candidates import Candidates
 from quorate.credentials import Token
 from quorate.errors import (
     RendezvousAuthenticationError,
@@ -218,7 +219,7 @@ class Client:
         self._host = host
         self._clock = clock or SystemClock()
         self._loop = loop or background_loop()
-        self._endpoint = self._endpoints[0]
+        self._candidates = Candidates(self._endpoints)
         self.attachment = Attachment(self._hello, interval_s, token=token)
         self._connection: _Connection | None = None
         # The coordinator remembers one change of a session: they are made one at a time.
@@ -231,7 +232,7 @@ class Client:
     @property
     def endpoint(self) -> Endpoint:
         """The endpoint in use, or tried last."""
-        return self._endpoint
+        return self._candidates.current
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -273,9 +274,9 @@ class Client:
     def no_answer(self, timeout_s: float) -> RendezvousError:
         """Return the error for a call that was not answered in time."""
         if not self.attachment.attached:
-            return unreachable(str(self._endpoint), self.attachment, timeout_s)
+            return unreachable(str(self.endpoint), self.attachment, timeout_s)
         return RendezvousTimeoutError(
-            f"The coordinator at {self._endpoint} did not answer within {timeout_s:g} s, though it "
+            f"The coordinator at {self.endpoint} did not answer within {timeout_s:g} s, though it "
             f"is connected: see its log."
         )
 
@@ -314,12 +315,12 @@ class Client:
         try:
             self.attachment.received(data, self._now_s())
         except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
-            self.attachment.end(type(error)(f"At {self._endpoint}: {error}"))
+            self.attachment.end(type(error)(f"At {self.endpoint}: {error}"))
         self._flush()
         if self.attachment.phase is Phase.ENDED:
             self._end()
         elif self.attachment.is_garbled:
-            logger.warning("cannot understand the coordinator at %s", self._endpoint)
+            logger.warning("cannot understand the coordinator at %s", self.endpoint)
             self._give_up("it cannot be understood")
         elif self.attachment.attached:
             self._complained_s = None
@@ -349,7 +350,7 @@ class Client:
             return False
 
     def _hello(self, local_addr: str) -> Hello:
-        return self._make_hello(self._endpoint, local_addr)
+        return self._make_hello(self.endpoint, local_addr)
 
     def _now_s(self) -> float:
         return self._clock.monotonic()
@@ -422,17 +423,17 @@ class Client:
         self._ticker = self._loop.call_later(pause_s, self._tick)
 
     async def _stay_connected(self) -> None:
-        turn = 0
         while self.attachment.phase is not Phase.ENDED:
             pause_s = self.attachment.dial_at_s - self._now_s()
             if pause_s > 0:
                 await asyncio.sleep(pause_s)
-            self._endpoint = self._next_endpoint(turn)
-            connection = await self._dial(self._endpoint)
+            connection = await self._dial(self._candidates.advance(self._named()))
             if connection is not None:
                 await connection.lost
-            if connection is None or not self.attachment.welcomed:
-                turn += 1
+            if connection is not None and self.attachment.welcomed:
+                self._candidates.accepted()
+            else:
+                self._candidates.failed()
                 self._complain()
 
     def _stopped_connecting(self, task: asyncio.Task[None]) -> None:
@@ -441,13 +442,14 @@ class Client:
             self.attachment.end(RendezvousConnectionError(f"Connecting is over: {error}."))
             self._end()
 
-    def _next_endpoint(self, turn: int) -> Endpoint:
+    def _named(self) -> Endpoint | None:
+        """Return the coordinator that decides, if another one has just said so."""
         redirected_to, self.attachment.redirected_to = self.attachment.redirected_to, ""
         if redirected_to:
             # What cannot be read is no reason to give up.
             with contextlib.suppress(RendezvousSettingsError):
                 return parse_rendezvous_endpoint(redirected_to, self._endpoints[0].port)
-        return self._endpoints[turn % len(self._endpoints)]
+        return None
 
     async def _dial(self, endpoint: Endpoint) -> _Connection | None:
         self.attachment.dialing()
@@ -528,9 +530,9 @@ class Client:
 
         A session that one has known goes on: certificates are renewed, impostors go away (R11).
         """
-        self._distrusted.add(self._endpoint)
+        self._distrusted.add(self.endpoint)
         if not self.attachment.is_known and self._distrusted.issuperset(self._endpoints):
-            self.attachment.end(type(error)(f"At {self._endpoint}: {error}"))
+            self.attachment.end(type(error)(f"At {self.endpoint}: {error}"))
             self._end()
 
     def _complain(self) -> None:
@@ -542,7 +544,7 @@ class Client:
             self._complained_s = now_s
             logger.info(
                 "no coordinator at %s for %.0f s (%s); trying again",
-                self._endpoint,
+                self.endpoint,
                 self.detached_for_s(),
                 self.attachment.last_error.rstrip("."),
             )

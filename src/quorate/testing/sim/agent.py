@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from quorate.coordinator.attachment import Attachment, Phase
+from quorate.coordinator.candidates import Candidates
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
 from quorate.core.state import Place, WorldName
@@ -118,8 +119,8 @@ class SimAgent(Peer):
         self.outcome: RendezvousError | None = None
         self.slow_s = 0.0
         self._interval_s = settings.keep_alive_interval
-        self._endpoints = endpoints
-        self._turn = 0
+        self._machines = {machine.name: machine for machine in endpoints}
+        self._candidates = Candidates(list(self._machines))
         self._listener = listener
         self._connection: Connection | None = None
         self.closing: int | None = None
@@ -205,7 +206,7 @@ class SimAgent(Peer):
 
     def refused(self, why: str) -> None:
         """See `Peer`."""
-        self._turn += 1
+        self._candidates.failed()
         self.attachment.refused(why, self.machine.monotonic())
         self._dial_later()
 
@@ -218,9 +219,7 @@ class SimAgent(Peer):
         """See `Peer`."""
         if connection is self._connection:
             self._connection = None
-            self._turn += not self.attachment.welcomed
-            self.attachment.lost(ending.value, self.machine.monotonic())
-            self._dial_later()
+            self._lose(ending.value)
 
     def cut(self, ending: Ending | None) -> None:
         """Lose the connection: reset, or without a word to the coordinator."""
@@ -316,9 +315,16 @@ class SimAgent(Peer):
         if self.attachment.tick(self.machine.monotonic()) and self._connection is not None:
             connection, self._connection = self._connection, None
             connection.end(self, Ending.RESET)
-            self._turn += not self.attachment.welcomed
-            self.attachment.lost("no answer", self.machine.monotonic())
-            self._dial_later()
+            self._lose("no answer")
+
+    def _lose(self, why: str) -> None:
+        """Look for a coordinator again, as the shell of the client does."""
+        if self.attachment.welcomed:
+            self._candidates.accepted()
+        else:
+            self._candidates.failed()
+        self.attachment.lost(why, self.machine.monotonic())
+        self._dial_later()
 
     def _dial_later(self) -> None:
         wait_s = self.attachment.dial_at_s - self.machine.monotonic()
@@ -327,9 +333,6 @@ class SimAgent(Peer):
     def _dial(self) -> None:
         if self.attachment.phase is Phase.DETACHED:
             self.attachment.dialing()
-            name = self.attachment.redirected_to
-            self.attachment.redirected_to = ""
-            target = self._endpoints[self._turn % len(self._endpoints)]
-            for machine in self._endpoints:
-                target = machine if machine.name == name else target
-            self.network.dial(self, target)
+            named, self.attachment.redirected_to = self.attachment.redirected_to, ""
+            target = self._candidates.advance(named if named in self._machines else None)
+            self.network.dial(self, self._machines[target])

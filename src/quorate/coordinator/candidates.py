@@ -1,0 +1,52 @@
+"""Which of several coordinators to dial next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["Candidates"]
+
+T = TypeVar("T")
+
+
+class Candidates(Generic[T]):
+    """Where coordinators may be, the most promising first.
+
+    One that did not accept the session is tried again only after all others, also if it was one of
+    these who named it: who stands by may name a coordinator that is frozen until its seat is taken,
+    and an agent that waits for that one twice in a row is silent for longer than it may be (R11).
+
+    Args:
+        known: What was given, in order; not empty.
+
+    Attributes:
+        current: What was dialled last.
+    """
+
+    def __init__(self, known: Sequence[T]) -> None:
+        self._order = list(known)
+        self.current = self._order[0]
+
+    def advance(self, named: T | None = None) -> T:
+        """Return what to dial now.
+
+        Args:
+            named: The coordinator that decides, as another one has just said.
+        """
+        self.current = self._order[0] if named is None else named
+        return self.current
+
+    def accepted(self) -> None:
+        """Note that the session was accepted there: this is where it is looked for first."""
+        self._move(0)
+
+    def failed(self) -> None:
+        """Note that it was not."""
+        self._move(len(self._order))
+
+    def _move(self, position: int) -> None:
+        # One that was only named is not among those that were given.
+        if self.current in self._order:
+            self._order.remove(self.current)
+            self._order.insert(position, self.current)
