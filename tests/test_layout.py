@@ -250,7 +250,7 @@ FLOORS: dict[str, str] = {
 
 # What may not reach for the machine: time, chance and the network come to it as arguments.
 PURE = re.compile(
-    r"core(\..+)?|coordinator\.(deadlines|vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|tally|glimpse|status|reports|greeting|engine|door|refusals|admission)|page\.(timeline|access|acts)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
+    r"core(\..+)?|coordinator\.(deadlines|vigil|outbox|records|stored_state|store|session|herald|history|failures|run|naming|operators|tally|glimpse|status|reports|greeting|engine|door|refusals|admission|candidates)|page\.(timeline|access|acts)|wire\.(frames|proof|tls)|stores\.keyspace|etcd\.(messages|receipt|letters|correspondent|mailroom)|bench\.(tasks|figures|table|plot)"
 )
 IMPURE = {"asyncio", "logging", "random", "socket", "threading", "time", "torch"}
 
