@@ -100,6 +100,13 @@ FLOORS: dict[str, str] = {
         coordinator.herald
         coordinator.history
         coordinator.failures
+        coordinator.minutes
+        coordinator.roll
+        coordinator.bans
+        coordinator.judge
+        coordinator.failed_close
+        coordinator.joins
+        coordinator.rounds
         coordinator.run
         coordinator.naming
         coordinator.operators
@@ -256,21 +263,28 @@ PURE = {
     "bench.table",
     "bench.tasks",
     "coordinator.admission",
+    "coordinator.bans",
     "coordinator.candidates",
     "coordinator.deadlines",
     "coordinator.door",
     "coordinator.engine",
+    "coordinator.failed_close",
     "coordinator.failures",
     "coordinator.glimpse",
     "coordinator.greeting",
     "coordinator.herald",
     "coordinator.history",
+    "coordinator.joins",
+    "coordinator.judge",
+    "coordinator.minutes",
     "coordinator.naming",
     "coordinator.operators",
     "coordinator.outbox",
     "coordinator.records",
     "coordinator.refusals",
     "coordinator.reports",
+    "coordinator.roll",
+    "coordinator.rounds",
     "coordinator.run",
     "coordinator.session",
     "coordinator.status",

@@ -16,8 +16,9 @@ from unittest.mock import patch
 
 import msgspec
 
-from quorate.coordinator import run as run_module
+from quorate.coordinator import roll, rounds
 from quorate.coordinator.engine import GAP_MAX_S, Engine
+from quorate.coordinator.joins import Joins
 from quorate.coordinator.run import Run
 from quorate.coordinator.store import RunStore
 from quorate.core import completion, ops, transitions
@@ -57,7 +58,7 @@ def dead_member_deleted() -> Iterator[None]:
 
         return withdraw
 
-    with instead(run_module, "withdraw", make):
+    with instead(roll, "withdraw", make):
         yield
 
 
@@ -65,14 +66,15 @@ def dead_member_deleted() -> Iterator[None]:
 def world_of_what_is_left() -> Iterator[None]:
     """A member computes its world from what is left of it when it asks."""
 
-    def _place(self: Run, node: Any) -> Any:
-        world = self.state.world
+    def _place(self: Joins, node: Any) -> Any:
+        state = self._roll.state
+        world = state.world
         assert world is not None
-        left = tuple(member for member in world.members if member in self.state.participants)
-        profiles = tuple(self.state.profiles[member] for member in left)
+        left = tuple(member for member in world.members if member in state.participants)
+        profiles = tuple(state.profiles[member] for member in left)
         return World(world.epoch, world.round, left, profiles).places()[node]
 
-    with patch.object(Run, "_place", _place):
+    with patch.object(Joins, "_place", _place):
         yield
 
 
@@ -117,7 +119,7 @@ def stale_incarnation_accepted() -> Iterator[None]:
 
         return admit
 
-    with instead(transitions, "admit", make), instead(run_module, "admit", make):
+    with instead(transitions, "admit", make), instead(roll, "admit", make):
         yield
 
 
@@ -206,7 +208,7 @@ def gap_in_the_ranks() -> Iterator[None]:
 @contextmanager
 def parked_join_never_woken() -> Iterator[None]:
     """Those who wait in line are not looked at when a place falls free."""
-    with patch.object(Run, "_move_line", lambda self: None):
+    with patch.object(Joins, "in_line", lambda self: ()):
         yield
 
 
@@ -220,8 +222,8 @@ def judges_before_it_reads() -> Iterator[None]:
             real(self, certain)
             if certain and away_s > GAP_MAX_S:
                 for run in self.runs.values():
-                    run._overdue = list(run.sessions.values())
-                    for session in run._overdue:
+                    run._judge._overdue = list(run.sessions.values())
+                    for session in run._judge._overdue:
                         session.heard_s -= away_s
                 real(self, certain)
 
@@ -274,7 +276,7 @@ def survivors_behind_newcomers() -> Iterator[None]:
 @contextmanager
 def stragglers_waited_for() -> Iterator[None]:
     """Members that do not come back to regroup keep their places for ever."""
-    with patch.object(run_module, "regroup_over", lambda ctx: False):
+    with patch.object(rounds, "regroup_over", lambda ctx: False):
         yield
 
 

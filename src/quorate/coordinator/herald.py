@@ -81,6 +81,12 @@ class Herald:
             if waiting or self._state.closed:
                 self._outbox.send(session.connection, self._change(waiting, session))
 
+    def tell_lost(self, session: Session, reason: str) -> None:
+        """Tell a node that it was declared lost: should it be alive, it reads this first (R8)."""
+        notice = f"this node was declared lost: {reason}"
+        closed, why = self._state.closed, self._state.closed_reason
+        self._outbox.send(session.connection, Changed(int(not closed), notice, closed, why, True))
+
     def tell(self) -> None:
         """Push what has changed to the agents that are at work (R8)."""
         state = self._state
