@@ -12,7 +12,7 @@ from quorate.core.state import RendezvousState, capacity
 from quorate.credentials import Secrets, Token
 from quorate.errors import RendezvousClosedError
 from quorate.testing.sim.agent import RUN, SimAgent
-from quorate.testing.sim.coordinator import SimCoordinator
+from quorate.testing.sim.coordinator import SimCoordinator, Surroundings
 from quorate.testing.sim.havoc import Havoc
 from quorate.testing.sim.network import Ending, Network
 from quorate.testing.sim.operator import SimOperator
@@ -76,6 +76,9 @@ class SimWorld:
         self.agents: list[SimAgent] = []
         self._token = Token(Secrets(SECRET)) if seed % LOCKED_EVERY == LOCKED_AT else None
         self.has_node_ids = self.schedule.chance(0.5)
+        self._around = Surroundings(
+            self.schedule, self.network, self.ledger, self.watch, Keys(self._token)
+        )
         self._pids = count(1)
         self._lives = count(1)
         shares = self.schedule.chance(SHARING)
@@ -188,10 +191,10 @@ class SimWorld:
 
     def _new_coordinator(self, machine: Machine) -> SimCoordinator:
         name = f"{machine.name}.{next(self._lives)}"
-        keys = Keys(self._token)
-        given = (self.schedule, machine, self.network, self.ledger, self.watch, name, keys)
         coordinator = (
-            SimCoordinator(*given) if self.seat is None else SeatedCoordinator(*given, self.seat)
+            SimCoordinator(self._around, machine, name)
+            if self.seat is None
+            else SeatedCoordinator(self._around, machine, name, self.seat)
         )
         coordinator.start()
         return coordinator

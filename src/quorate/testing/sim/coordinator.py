@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import Batch, Engine
@@ -26,7 +26,7 @@ from quorate.wire.messages import (
 )
 from quorate.wire.proof import NONCE_BYTES
 
-__all__ = ["SimCoordinator", "Watcher"]
+__all__ = ["SimCoordinator", "Surroundings", "Watcher"]
 
 TICK_S = 0.25
 COMMIT_RETRY_S = 1.0
@@ -56,17 +56,31 @@ class Watcher(Protocol):
         ...
 
 
+class Surroundings(NamedTuple):
+    """What all coordinators of a simulated run have in common.
+
+    Args:
+        schedule: The true time.
+        network: What carries their connections.
+        ledger: What they keep their runs in.
+        watcher: Sees everything.
+        keys: Who may come in.
+    """
+
+    schedule: Schedule
+    network: Network
+    ledger: SimLedger
+    watcher: Watcher
+    keys: Keys
+
+
 class SimCoordinator(Peer):
     """A coordinator that listens on a machine; `start` loads the ledger.
 
     Args:
-        schedule: The true time.
+        around: What it shares with others, and with its other lives.
         machine: Where it runs.
-        network: What carries its connections.
-        ledger: What it keeps its runs in.
-        watcher: Sees everything.
         name: What it is called.
-        keys: Who may come in.
 
     Attributes:
         ledger: What it keeps its runs in.
@@ -79,27 +93,18 @@ class SimCoordinator(Peer):
         doors: Keep back what arrives until its sender has come in, by connection.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        machine: Machine,
-        network: Network,
-        ledger: SimLedger,
-        watcher: Watcher,
-        name: str,
-        keys: Keys,
-    ) -> None:
-        super().__init__(schedule, machine, network)
+    def __init__(self, around: Surroundings, machine: Machine, name: str) -> None:
+        super().__init__(around.schedule, machine, around.network)
         self.engine: Engine | None = None
         self.name = name
         self.fence = 0
-        self.started_s = schedule.now_s
-        self.ticked_s = self._ticks_s = schedule.now_s
-        self.ledger = ledger
-        self._watcher = watcher
+        self.started_s = self.schedule.now_s
+        self.ticked_s = self._ticks_s = self.schedule.now_s
+        self.ledger = around.ledger
+        self._watcher = around.watcher
         self.readers: dict[int, FrameReader] = {}
         self.doors: dict[int, Door] = {}
-        self._keys = keys
+        self._keys = around.keys
         self.withheld: list[Send] = []
 
     def start(self) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from math import inf
 
-from quorate.coordinator.door import Keys
 from quorate.coordinator.vigil import Vigil
-from quorate.testing.sim.coordinator import SimCoordinator, Watcher
+from quorate.testing.sim.coordinator import SimCoordinator, Surroundings
 from quorate.testing.sim.ledger import SimLedger
-from quorate.testing.sim.network import Ending, Network
+from quorate.testing.sim.network import Ending
 from quorate.testing.sim.process import Machine
 from quorate.testing.sim.schedule import Schedule
 
@@ -90,28 +89,14 @@ class SeatedCoordinator(SimCoordinator):
     """A coordinator that decides while it holds the seat, and else stands by.
 
     Args:
-        schedule: The true time.
+        around: What it shares with others, and with its other lives.
         machine: Where it runs.
-        network: What carries its connections.
-        ledger: What it keeps its runs in.
-        watcher: Sees everything.
         name: What it is called.
-        keys: Who may come in.
         seat: What it competes for.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        machine: Machine,
-        network: Network,
-        ledger: SimLedger,
-        watcher: Watcher,
-        name: str,
-        keys: Keys,
-        seat: SimSeat,
-    ) -> None:
-        super().__init__(schedule, machine, network, ledger, watcher, name, keys)
+    def __init__(self, around: Surroundings, machine: Machine, name: str, seat: SimSeat) -> None:
+        super().__init__(around, machine, name)
         self._seat = seat
         self._held_until_s = 0.0
         self._finding_out = False
