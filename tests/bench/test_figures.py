@@ -19,6 +19,7 @@ from quorate.bench.figures import (
     document,
     growth_exponent,
     percentile,
+    series,
 )
 
 
@@ -66,6 +67,18 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile(values, 0.5) == 3.0
     assert percentile(values, 0.99) == 5.0
     assert percentile(values, 0.0) == 1.0
+
+
+def test_a_series_grows_with_the_nodes_and_leaves_out_what_was_not_measured() -> None:
+    rows = [
+        Row("quorate", 100, [Sample({"seconds": 2.0})]),
+        Row("floor", 10, [Sample({})]),
+        Row("quorate", 10, [Sample({"seconds": 1.0})]),
+    ]
+    assert series(rows, "seconds") == {
+        "quorate": [(10, Summary(1.0, 1.0, 1.0)), (100, Summary(2.0, 2.0, 2.0))],
+        "floor": [],
+    }
 
 
 def test_what_grows_with_the_square_has_exponent_two() -> None:

@@ -49,7 +49,7 @@ def measure(
             _require_measurable(bench, each)
         for nodes in sorted(sizes):
             over = {row.backend for row in rows if row.is_over}
-            fresh = [Row(each.name, nodes) for each in subjects]
+            fresh = [Row(each.name, nodes, []) for each in subjects]
             for number in range(repeat):
                 for each, row in zip(subjects, fresh, strict=True):
                     if each.name in over or row.is_over:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "document",
     "growth_exponent",
     "percentile",
+    "series",
 ]
 
 # Counts the forms that the document has had.
@@ -153,7 +154,7 @@ class Row:
 
     backend: str
     nodes: int
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[Sample]
 
     @property
     def is_over(self) -> bool:
@@ -194,6 +195,21 @@ def percentile(values: Sequence[float], share: float) -> float:
     """Return the value that a share of all values does not exceed."""
     ordered = sorted(values)
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
+def series(rows: Sequence[Row], name: str) -> dict[str, list[tuple[int, Summary]]]:
+    """Return the figures of one measure by backend, each with its number of nodes, which grows.
+
+    Args:
+        rows: The samples, in any order; backends stay in theirs.
+        name: The name of the measure; rows that do not have it are passed over.
+    """
+    found: dict[str, list[tuple[int, Summary]]] = {row.backend: [] for row in rows}
+    for row in sorted(rows, key=lambda row: row.nodes):
+        summary = row.summary(name)
+        if summary is not None:
+            found[row.backend].append((row.nodes, summary))
+    return found
 
 
 def growth_exponent(smaller: tuple[int, float], larger: tuple[int, float]) -> float:

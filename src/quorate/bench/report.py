@@ -12,19 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from quorate.bench.figures import FORMAT, MEASURES, Row, Sample
+from quorate.bench.figures import FORMAT, MEASURES, Row, series
 from quorate.bench.plot import Line, plot
 from quorate.bench.table import format_table
 from quorate.errors import RendezvousSettingsError
 from quorate.undecodable import UNDECODABLE
 
 __all__ = ["Document", "main", "read", "write"]
-
-
-class _DocumentRow(msgspec.Struct):
-    backend: str
-    nodes: int
-    samples: list[Sample]
 
 
 class Document(msgspec.Struct):
@@ -42,7 +36,7 @@ class Document(msgspec.Struct):
     bench: str
     options: dict[str, float | bool]
     machine: dict[str, object]
-    rows: list[_DocumentRow]
+    rows: list[Row]
 
 
 def read(body: bytes) -> Document:
@@ -72,12 +66,11 @@ def write(folder: Path) -> None:
     parts = []
     for path in sorted(folder.glob("*.json")):
         document = read(path.read_bytes())
-        rows = [Row(row.backend, row.nodes, row.samples) for row in document.rows]
         limit_s = float(document.options["limit_s"])
-        table = format_table(document.bench, rows, limit_s)
+        table = format_table(document.bench, document.rows, limit_s)
         described = f"{document.bench}, {_told(document.options)}; {_told(document.machine)}"
         parts.append(f"## {path.stem}\n\n{described}\n\n```text\n{table}\n```\n")
-        lines = _lines(document.bench, rows)
+        lines = _lines(document.bench, document.rows)
         if lines:
             first = MEASURES[document.bench][0]
             drawn = plot(f"{path.stem}: {first.title}", first.unit, lines)
@@ -93,14 +86,8 @@ def main() -> None:
 def _lines(bench: str, rows: list[Row]) -> list[Line]:
     name = MEASURES[bench][0].name
     lines = []
-    for backend in dict.fromkeys(row.backend for row in rows):
-        points = [
-            (row.nodes, summary)
-            for row in sorted(rows, key=lambda row: row.nodes)
-            if row.backend == backend
-            and (summary := row.summary(name)) is not None
-            and summary.least > 0
-        ]
+    for backend, figures in series(rows, name).items():
+        points = [(nodes, summary) for nodes, summary in figures if summary.least > 0]
         if points:
             lines.append(Line(backend, points))
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from quorate.bench.figures import MEASURES, NOBODY, Measure, Row, growth_exponent
+from quorate.bench.figures import MEASURES, NOBODY, Measure, Row, growth_exponent, series
 
 __all__ = ["format_table", "format_value"]
 
@@ -64,14 +64,8 @@ def _ratio(row: Row, rows: Sequence[Row], measure: Measure) -> str:
 def _growth(rows: Sequence[Row], measure: Measure) -> list[str]:
     """Return how each backend's figure grows, from each number of nodes to the next."""
     lines = []
-    for backend in dict.fromkeys(row.backend for row in rows):
-        points = [
-            (row.nodes, summary.median)
-            for row in sorted(rows, key=lambda row: row.nodes)
-            if row.backend == backend
-            and (summary := row.summary(measure.name)) is not None
-            and summary.median > 0
-        ]
+    for backend, figures in series(rows, measure.name).items():
+        points = [(nodes, summary.median) for nodes, summary in figures if summary.median > 0]
         steps = [
             f"{smaller[0]} to {larger[0]}: {growth_exponent(smaller, larger):.2f}"
             for smaller, larger in pairwise(points)

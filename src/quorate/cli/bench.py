@@ -55,6 +55,32 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
         return sizes
 
 
+def _seconds(flag: str, name: str, default: float, help_text: str) -> Callable[[Any], Any]:
+    """Return an option that takes a time above zero."""
+    return click.option(
+        flag,
+        name,
+        default=default,
+        show_default=True,
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help=help_text,
+    )
+
+
+def _count(
+    flag: str, most: int, default: int | None = None, help_text: str | None = None
+) -> Callable[[Any], Any]:
+    """Return an option that takes a number from one on."""
+    return click.option(
+        flag,
+        default=default,
+        show_default=default is not None,
+        type=click.IntRange(min=1, max=most),
+        help=help_text,
+    )
+
+
 def _shared_options(repeat: int) -> Callable[[Command], Command]:
     """Return the options that all benchmarks have; `repeat` is the default."""
     options: list[Callable[[Any], Any]] = [
@@ -69,23 +95,13 @@ def _shared_options(repeat: int) -> Callable[[Command], Command]:
             f"[default: quorate] {BACKENDS}.",
         ),
         click.option("--backend-conf", default="", metavar="KEY=VALUE,...", help="To reach etcd."),
-        click.option(
-            "--repeat", default=repeat, show_default=True, type=click.IntRange(min=1, max=100)
-        ),
-        click.option(
-            "--limit",
-            "limit_s",
-            default=300.0,
-            show_default=True,
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
-            help="How long a step may take.",
-        ),
-        click.option(
+        _count("--repeat", 100, repeat),
+        _seconds("--limit", "limit_s", 300.0, "How long a step may take."),
+        _count(
             "--load-processes",
-            type=click.IntRange(min=1, max=256),
-            help="How many processes hold the agents. Default: as many as there are cores for, "
-            "with a thousand agents each.",
+            256,
+            help_text="How many processes hold the agents. Default: as many as there are cores "
+            "for, with a thousand agents each.",
         ),
         token_option("The file of a secret that coordinators and agents use."),
         tls_options,
@@ -119,15 +135,7 @@ def regroup(**shared: Any) -> None:
 
 @command.command("steady")
 @_shared_options(repeat=1)
-@click.option(
-    "--period",
-    "period_s",
-    default=20.0,
-    show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="How long is watched.",
-)
+@_seconds("--period", "period_s", 20.0, "How long is watched.")
 def steady(period_s: float, **shared: Any) -> None:
     """Watch what N agents cost that have nothing to do: CPU, bytes, memory, writes."""
     _run("steady", shared, period_s=period_s)
@@ -135,13 +143,7 @@ def steady(period_s: float, **shared: Any) -> None:
 
 @command.command("store")
 @_shared_options(repeat=3)
-@click.option(
-    "--operations",
-    default=20,
-    show_default=True,
-    type=click.IntRange(min=1, max=10_000),
-    help="How many of each kind an agent does, one after another.",
-)
+@_count("--operations", 10_000, 20, "How many of each kind an agent does, one after another.")
 def store(operations: int, **shared: Any) -> None:
     """Let N agents set, get, wait for and add to keys of their round's store."""
     _run("store", shared, operations=operations)
