@@ -6,6 +6,7 @@ encoded and decoded on its way, and after every step each run's invariants are c
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import count
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from quorate.coordinator.engine import Batch, Engine
 from quorate.coordinator.run import Run
 from quorate.coordinator.stored_state import StoredState
 from quorate.core.node import NodeDesc, NodeProfile
-from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
+from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings, RendezvousTimeout
 from quorate.core.state import Place, RendezvousState, WorldName, check
 from quorate.testing import ManualClock
 from quorate.wire.messages import (
@@ -39,11 +40,23 @@ from quorate.wire.messages import (
 )
 from tests.core.support import make_settings
 
-__all__ = ["RUN", "Agent", "Driver", "Peer", "assert_stored"]
+__all__ = [
+    "QUICK_REGROUP",
+    "RUN",
+    "Agent",
+    "Driver",
+    "Peer",
+    "assert_stored",
+    "places",
+    "refusal",
+    "rejoin",
+]
 
 RUN = "run"
 TICK_S = 0.25
 BEAT_S = 2.5
+
+QUICK_REGROUP = RendezvousTimeout(regroup=timedelta(seconds=5))
 
 Kind = TypeVar("Kind")
 
@@ -330,3 +343,21 @@ def refusal(peer: Peer) -> Refused:
     """Return why the peer's connection was ended."""
     assert peer.connection is None, "the connection stands"
     return peer.last(Refused)
+
+
+def places(*agents: Agent) -> list[int]:
+    """Return the agents' ranks, after checking that all hold the present world."""
+    world = agents[0].driver.state.world
+    assert world is not None
+    for agent in agents:
+        assert agent.place is not None
+        assert agent.place.world == world.name
+        assert agent.place.digest == world.digest()
+        assert agent.place.size == len(world.members)
+    return [agent.place.rank for agent in agents if agent.place is not None]
+
+
+def rejoin(*agents: Agent) -> None:
+    """Let agents join, in this order."""
+    for agent in agents:
+        agent.join()

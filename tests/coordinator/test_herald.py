@@ -154,3 +154,14 @@ def test_r16_a_wait_is_explained_after_a_while_once_a_kind() -> None:
     assert scene.outbox.take() == []
     scene.herald.explain(EXPLAIN_AFTER_S + EXPLAIN_AGAIN_S)
     assert len(scene.outbox.take()) == 1
+
+
+def test_r8_who_was_declared_lost_reads_why_and_that_its_world_has_changed() -> None:
+    scene = Scene()
+    session = scene.sessions[NODES[1]]
+    scene.herald.tell_lost(session, "it was silent")
+    scene.state.closed, scene.state.closed_reason = True, "done"
+    scene.herald.tell_lost(session, "it was silent")
+    told = [send.message for send in scene.outbox.take()]
+    text = "this node was declared lost: it was silent"
+    assert told == [Changed(1, text, broken=True), Changed(0, text, True, "done", True)]

@@ -78,7 +78,8 @@ class FailedClose:
         Returns:
             Whether it is an answer that was missing. Any other word may be older than the probe.
         """
-        if number < self._number or node not in self._awaited:
+        # Of each word of each node this is asked, and to look for a node takes the longest.
+        if not self._awaited or number < self._number or node not in self._awaited:
             return False
         self._awaited.discard(node)
         return True

@@ -40,12 +40,13 @@ class Judge:
 
     def __init__(self, roll: Roll) -> None:
         self._roll = roll
+        self._observer = roll.observer
         self._ended: dict[NodeDesc, Session] = {}
         self._overdue: list[Session] = []
 
     def heard(self, session: Session) -> None:
         """Note a word: whatever ended, the agent is there."""
-        session.hear(self._roll.now_s)
+        session.hear(self._observer.now_s)
         session.ended_s = None
 
     def ended(self, session: Session) -> None:
