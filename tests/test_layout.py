@@ -118,6 +118,7 @@ FLOORS: dict[str, str] = {
         coordinator.door
         coordinator.refusals
         coordinator.admission
+        coordinator.flow
         coordinator.attachment
         coordinator.candidates
         coordinator.vigil
@@ -128,6 +129,7 @@ FLOORS: dict[str, str] = {
     "F4": """
         coordinator.chronicle
         coordinator.reception
+        coordinator.connection
         coordinator.server
         coordinator.client
         coordinator.remote_store
@@ -270,9 +272,11 @@ PURE = {
     "coordinator.engine",
     "coordinator.failed_close",
     "coordinator.failures",
+    "coordinator.flow",
     "coordinator.glimpse",
     "coordinator.greeting",
     "coordinator.herald",
+    "coordinator.hindrance",
     "coordinator.history",
     "coordinator.joins",
     "coordinator.judge",

@@ -14,7 +14,14 @@ UNITS = {"": 1, "s": 1, "characters": 1, "KiB": 1024, "MiB": 1024**2}
 ROW = re.compile(r"\| (?P<value>[^|]+) \| `(?P<module>[a-z_.]+)\.(?P<name>[A-Z_]+)` \|")
 
 # Limits of what comes from the network; a new one has to be told.
-MODULES = ("coordinator.admission", "coordinator.server", "coordinator.store", "wire.frames")
+MODULES = (
+    "coordinator.admission",
+    "coordinator.connection",
+    "coordinator.flow",
+    "coordinator.server",
+    "coordinator.store",
+    "wire.frames",
+)
 LIMIT = re.compile(r"^(?!_).*(_MAX|_TIMEOUT_S)$")
 # How an end is waited for is no limit of a peer.
 OTHERS = {"coordinator.server.END_TIMEOUT_S"}

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from quorate import credentials
-from quorate.coordinator import engine, server
+from quorate.coordinator import connection, engine, flow, server
 from quorate.coordinator.door import Keys
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
@@ -250,7 +250,7 @@ def test_r15_a_greeted_peer_may_rest_but_not_for_ever(
 def test_r15_a_peer_that_does_not_read_is_given_up(
     start: Start, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
-    monkeypatch.setattr(server, "UNSENT_BYTES_MAX", 100_000)
+    monkeypatch.setattr(connection, "UNSENT_BYTES_MAX", 100_000)
     coordinator = start()
     with RawAgent(coordinator.endpoint) as agent, RawAgent(coordinator.endpoint, "b") as deaf:
         space = join_alone(agent)
@@ -317,13 +317,13 @@ def test_r15_whoever_asks_for_too_much_at_once_waits_and_nobody_else(
         space = join_alone(greedy)
         meek.read_until(Welcome)
         ledger.gate.clear()
-        number = 10 * server.REQUESTS_AT_ONCE_MAX
+        number = 10 * flow.REQUESTS_AT_ONCE_MAX
         greedy.say(*(SetValue(2 + i, space, f"k{i}", b"v") for i in range(number)))
-        until(lambda: coordinator.server._paused, what="the greedy one to be held up")
+        until(lambda: coordinator.server._flow._paused, what="the greedy one to be held up")
         assert pings(meek)
         engine = coordinator.server._engine
         assert engine is not None
-        assert len(engine._inbox) <= server.REQUESTS_AT_ONCE_MAX
+        assert len(engine._inbox) <= flow.REQUESTS_AT_ONCE_MAX
         ledger.gate.set()
         assert [greedy.read_until(Flag).id for _ in range(number)] == list(range(2, 2 + number))
         assert pings(greedy)
@@ -333,14 +333,14 @@ def test_r15_whoever_asks_for_too_much_at_once_waits_and_nobody_else(
 def test_r15_bytes_of_requests_that_wait_are_bounded(
     start: Start, until: Until, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(server, limit, 100_000)
+    monkeypatch.setattr(flow, limit, 100_000)
     ledger = GatedLedger()
     coordinator = start(ledger)
     with RawAgent(coordinator.endpoint) as agent:
         space = join_alone(agent)
         ledger.gate.clear()
         agent.say(*(SetValue(2 + i, space, "k", bytes(10_000)) for i in range(30)))
-        until(lambda: coordinator.server._paused, what="it to be held up")
+        until(lambda: coordinator.server._flow._paused, what="it to be held up")
         engine = coordinator.server._engine
         assert engine is not None
         assert len(engine._inbox) <= 11

@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from types import MappingProxyType
-from typing import cast
 
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.admission import Admission, connections_max
 from quorate.coordinator.chronicle import tell
+from quorate.coordinator.connection import Connection, framed
 from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S, Batch, Engine
+from quorate.coordinator.flow import Flow
 from quorate.coordinator.ledger import Ledger, Seat
 from quorate.coordinator.outbox import Send
 from quorate.coordinator.reception import Reception
@@ -29,30 +30,18 @@ from quorate.coordinator.run import Run
 from quorate.coordinator.tally import Tally
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.errors import (
-    RendezvousAuthenticationError,
     RendezvousConnectionError,
     RendezvousDeposedError,
-    RendezvousProtocolError,
 )
-from quorate.identity import Endpoint
 from quorate.tls import TlsContexts
-from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     ROLE_OPERATOR,
     Hello,
     Ping,
-    Proven,
-    Redirect,
-    Refused,
     Reply,
     Request,
     Waiting,
     Welcome,
-    Word,
-    decode_word,
-    encode,
-    failure,
-    request_id_of,
 )
 from quorate.wire.proof import NONCE_BYTES
 from quorate.wire.tls import TlsPipe
@@ -73,15 +62,6 @@ GREETING_TIMEOUT_S = 10.0
 # dead.
 IDLE_TIMEOUT_S = 120.0
 
-# What a peer that does not read may make us keep for it.
-UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
-
-# What one connection may ask, and all of them together, until it is carried out, and stored if it
-# has to be. Beyond that nothing is read from those who ask for more: they wait, the others do not.
-REQUESTS_AT_ONCE_MAX = 16
-REQUEST_BYTES_AT_ONCE_MAX = 8 * 1024 * 1024
-REQUEST_BYTES_AT_ONCE_TOTAL_MAX = 64 * 1024 * 1024
-
 COMMIT_RETRY_S = 1.0
 
 # Connections that are dropped are gone after a turn or two of the loop.
@@ -89,180 +69,6 @@ END_TIMEOUT_S = 2.0
 
 # What agents that wait are told while a shared ledger does not answer.
 UNCERTAIN = Waiting("uncertain", "what the coordinators share their runs in does not answer", 0.0)
-
-
-class _Connection(asyncio.Protocol):
-    """One peer's socket: bytes to messages, and back, by way of `pipe` if there is TLS."""
-
-    __slots__ = (
-        "_asked",
-        "_asked_bytes",
-        "_door",
-        "_finished",
-        "_pipe",
-        "_reader",
-        "_server",
-        "greeted",
-        "heard_s",
-        "number",
-        "paused",
-        "transport",
-    )
-
-    def __init__(self, server: CoordinatorServer, pipe: TlsPipe | None) -> None:
-        self._server = server
-        self._pipe = pipe
-        self._reader = FrameReader()
-        self._door = server.new_door()
-        self._finished = False
-        self._asked = self._asked_bytes = 0
-        self.paused = False
-        self.number = 0
-        self.heard_s = 0.0
-        self.greeted = False
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note the connection."""
-        # uvloop's transports have the interface of asyncio's, but not its class.
-        self.transport = cast(asyncio.Transport, transport)
-        self._server.opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand on the messages that the bytes complete."""
-        self._server.tally.received_bytes += len(data)
-        try:
-            for body in self._reader.feed(self._plain(data) if data else b""):
-                self._take(body)
-                if self.paused:
-                    return
-        except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
-            self.refuse(error)
-
-    def pause(self) -> None:
-        """Read nothing more until `resume`."""
-        self.paused = True
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Go on, with what was received before the pause first."""
-        self._asked = self._asked_bytes = 0
-        self.paused = False
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-            self.data_received(b"")
-
-    def count(self, body_bytes: int) -> bool:
-        """Count a request; return whether it is enough for now."""
-        self._asked += 1
-        self._asked_bytes += body_bytes
-        enough = self._asked >= REQUESTS_AT_ONCE_MAX
-        return enough or self._asked_bytes >= REQUEST_BYTES_AT_ONCE_MAX
-
-    def _take(self, body: bytes) -> None:
-        word = self._decoded(body)
-        if word is None:
-            return
-        reply, request = self._door.enter(word, body)
-        if reply is not None:
-            self.write(frame(encode(reply)))
-        if isinstance(reply, Proven):
-            self._server.admitted(self, self._door.may_act)
-        if request is None:
-            return
-        # Bytes alone are no word, and what is said before the door is open is none: a peer that
-        # says something now and then would stay for ever.
-        self.heard_s = self._server.now_s()
-        if isinstance(request, Hello):
-            self.greeted = True
-            self._reader.bytes_max = FRAME_BYTES_MAX
-        self._server.received(self, request, len(body))
-
-    def _decoded(self, body: bytes) -> Word | None:
-        """Return what a message says; one that means nothing fails alone, if it can be told so."""
-        try:
-            return decode_word(body)
-        except RendezvousProtocolError as error:
-            request_id = request_id_of(body) if self.greeted else None
-            if request_id is None:
-                raise
-            self.write(_framed(failure(request_id, error)))
-            return None
-
-    def _plain(self, data: bytes) -> bytes:
-        """Return what the peer says in the bytes that it has sent."""
-        pipe = self._pipe
-        if pipe is None:
-            return data
-        try:
-            return pipe.feed(data)
-        finally:
-            self._put(pipe.take_output())
-            if not pipe.speaks_tls:
-                # It is told in a form that it can read.
-                self._pipe = None
-
-    def eof_received(self) -> bool:
-        """Note that the peer has finished in order, as a process that ends does (R8)."""
-        self._finished = True
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the connection is gone."""
-        self.transport = None
-        # A write may meet the end before a read does: a pipe breaks only after the peer finished.
-        finished = isinstance(exc, BrokenPipeError) or (self._finished and exc is None)
-        self._server.closed(self, finished)
-
-    def refuse(self, error: RendezvousConnectionError | RendezvousAuthenticationError) -> None:
-        """Say why, and end the connection; nobody else is affected (R15)."""
-        if self.transport is not None:
-            self._server.refused(self, error)
-            answer = failure(0, error)
-            self.write(frame(encode(Refused(answer.code, answer.message))))
-            self.close()
-
-    def redirect(self, endpoint: str) -> None:
-        """Send the peer to the coordinator that decides, and end the connection."""
-        self.write(frame(encode(Redirect(endpoint))))
-        self.close()
-
-    def close(self) -> None:
-        """End the connection once everything is sent."""
-        if self._pipe is not None:
-            self._pipe.close()
-            self._put(self._pipe.take_output())
-        if self.transport is not None:
-            self.transport.close()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether what is written may still arrive."""
-        return self.transport is not None and not self.transport.is_closing()
-
-    def write(self, data: bytes) -> None:
-        """Send bytes; what comes before the end of a handshake is said again after the hello."""
-        if self._pipe is None:
-            self._put(data)
-        elif self._pipe.established:
-            self._pipe.send(data)
-            self._put(self._pipe.take_output())
-
-    def _put(self, data: bytes) -> None:
-        """Write to the socket, unless the peer has stopped reading."""
-        if self.transport is None or self.transport.is_closing() or not data:
-            return
-        self.transport.write(data)
-        self._server.tally.sent_bytes += len(data)
-        if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
-            self._server.refused(self, "it does not read what it is sent")
-            self.transport.abort()
-
-    def peer(self) -> str:
-        """Return the peer's address, for the log."""
-        name = self.transport.get_extra_info("peername") if self.transport else None
-        return str(Endpoint(*name[:2])) if name else "a peer"
 
 
 class CoordinatorServer:
@@ -314,10 +120,9 @@ class CoordinatorServer:
         self._uncertain_since_s: float | None = None
         self._obstacle: Waiting | None = None
         self._inquiries: dict[int, asyncio.Future[Reply]] = {}
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, Connection] = {}
         self._open_count = 0
-        self._paused: dict[int, _Connection] = {}
-        self._asked_bytes = 0
+        self._flow = Flow()
         self._last_number = 0
         self._flush_planned = False
         self._writer = ThreadPoolExecutor(1, "quorate-writer")
@@ -405,21 +210,21 @@ class CoordinatorServer:
             del self._inquiries[number]
             engine.closed(number, finished=True)
 
-    def _new_connection(self) -> _Connection:
+    def _new_connection(self) -> Connection:
         pipe = TlsPipe(self._tls.current(), server_side=True) if self._tls is not None else None
-        return _Connection(self, pipe)
+        return Connection(self, self._new_door(), pipe)
 
     def now_s(self) -> float:
         """Return the machine's monotonic time, for the connections' own limits."""
         return self._clock.monotonic()
 
-    def new_door(self) -> Door:
+    def _new_door(self) -> Door:
         """Return the door of a new connection; those that are open to everybody are one."""
         if self._keys.token is None:
             return self._open_door
         return Door(self._keys, secrets.token_bytes(NONCE_BYTES))
 
-    def opened(self, connection: _Connection) -> None:
+    def opened(self, connection: Connection) -> None:
         """Number a new connection."""
         self._last_number += 1
         self.tally.connections_opened += 1
@@ -433,7 +238,7 @@ class CoordinatorServer:
         if leaving is not None and leaving in self._connections:
             self._turn_away(self._connections[leaving])
 
-    def _turn_away(self, connection: _Connection) -> None:
+    def _turn_away(self, connection: Connection) -> None:
         """End a connection for which there is no room; it may come again."""
         connection.refuse(
             RendezvousConnectionError(
@@ -442,19 +247,19 @@ class CoordinatorServer:
             )
         )
 
-    def admitted(self, connection: _Connection, may_act: bool) -> None:
+    def admitted(self, connection: Connection, may_act: bool) -> None:
         """Tell the engine of a connection, whose words are handed to it from now on."""
         if self._engine is not None:
             self._engine.opened(connection.number)
             if not may_act:
                 self._engine.restrict(connection.number)
 
-    def refused(self, connection: _Connection, why: Exception | str) -> None:
+    def refused(self, connection: Connection, why: Exception | str) -> None:
         """Log why a peer is refused, unless another one was a moment ago."""
         if self._refusals.note(self.now_s()):
             logger.warning("refused %s: %s", connection.peer(), why)
 
-    def received(self, connection: _Connection, message: Request, body_bytes: int) -> None:
+    def received(self, connection: Connection, message: Request, body_bytes: int) -> None:
         """Hand a message to the engine; its effects follow once this turn of the loop is over."""
         if self._engine is None:
             assert self._seat is not None
@@ -464,36 +269,26 @@ class CoordinatorServer:
         if isinstance(message, Hello):
             self._admission.welcomed(connection.number)
             if self._obstacle is not None:
-                connection.write(_framed(self._obstacle))
+                connection.write(framed(self._obstacle))
         if not isinstance(message, Ping):
-            self._pause_if_enough(connection, body_bytes)
+            self._flow.count(connection, body_bytes)
         self._plan_flush()
 
-    def closed(self, connection: _Connection, finished: bool) -> None:
+    def closed(self, connection: Connection, finished: bool) -> None:
         """Tell the engine that a connection is gone."""
         self._open_count -= 1
         self._admission.gone(connection.number)
-        self._paused.pop(connection.number, None)
+        self._flow.gone(connection.number)
         known = self._connections.pop(connection.number, None) is not None
         if known and self._engine is not None:
             self._engine.closed(connection.number, finished)
             self._plan_flush()
 
-    def _pause_if_enough(self, connection: _Connection, body_bytes: int) -> None:
-        self._asked_bytes += body_bytes
-        enough = connection.count(body_bytes)
-        if enough or self._asked_bytes >= REQUEST_BYTES_AT_ONCE_TOTAL_MAX:
-            connection.pause()
-            self._paused[connection.number] = connection
-
     def _resume(self) -> None:
         """Read on from everybody, unless the engine has not come to an end with what was asked."""
         if self._engine is not None and self._engine.has_backlog:
             return
-        self._asked_bytes = 0
-        paused, self._paused = self._paused, {}
-        for connection in paused.values():
-            connection.resume()
+        self._flow.resume()
 
     def _plan_flush(self) -> None:
         """Flush once for all that this turn of the loop brings: that is what makes a batch."""
@@ -605,7 +400,7 @@ class CoordinatorServer:
         self._obstacle = obstacle
         for connection in self._connections.values():
             if connection.greeted:
-                connection.write(_framed(obstacle))
+                connection.write(framed(obstacle))
 
     def _is_writing(self) -> bool:
         return self._writing is not None and not self._writing.done()
@@ -643,7 +438,7 @@ class CoordinatorServer:
             found = map(self._connections.get, send.connections)
             present = [connection for connection in found if connection and connection.is_open]
             # What is large is made only for those who still read.
-            data = _framed(send.message) if send.message is not None and present else b""
+            data = framed(send.message) if send.message is not None and present else b""
             for connection in present:
                 if data:
                     connection.write(data)
@@ -775,14 +570,6 @@ def serve(
         asyncio.run(main())
     else:
         uvloop.run(main())
-
-
-def _framed(message: Reply) -> bytes:
-    """Return the bytes of a message; an answer that is too large becomes a failure."""
-    try:
-        return frame(encode(message))
-    except RendezvousProtocolError as error:
-        return frame(encode(failure(getattr(message, "id", 0), error)))
 
 
 def _raise_open_files_limit() -> None:
