@@ -22,7 +22,8 @@ from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
 from quorate.coordinator.client import Client
 from quorate.coordinator.door import Keys
 from quorate.coordinator.ledger import Ledger, Seat
-from quorate.coordinator.server import Companion, CoordinatorServer
+from quorate.coordinator.process import Companion
+from quorate.coordinator.server import CoordinatorServer
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.credentials import Secrets, Token
 from quorate.identity import Endpoint

@@ -119,6 +119,7 @@ FLOORS: dict[str, str] = {
         coordinator.refusals
         coordinator.admission
         coordinator.flow
+        coordinator.hindrance
         coordinator.attachment
         coordinator.candidates
         coordinator.vigil
@@ -130,7 +131,12 @@ FLOORS: dict[str, str] = {
         coordinator.chronicle
         coordinator.reception
         coordinator.connection
+        coordinator.connections
+        coordinator.inquiries
+        coordinator.writer
+        coordinator.tenure
         coordinator.server
+        coordinator.process
         coordinator.client
         coordinator.remote_store
         coordinator.host

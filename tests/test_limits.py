@@ -18,13 +18,13 @@ MODULES = (
     "coordinator.admission",
     "coordinator.connection",
     "coordinator.flow",
-    "coordinator.server",
+    "coordinator.connections",
     "coordinator.store",
     "wire.frames",
 )
 LIMIT = re.compile(r"^(?!_).*(_MAX|_TIMEOUT_S)$")
 # How an end is waited for is no limit of a peer.
-OTHERS = {"coordinator.server.END_TIMEOUT_S"}
+OTHERS = {"coordinator.connections.END_TIMEOUT_S"}
 
 
 def told() -> dict[str, str]:

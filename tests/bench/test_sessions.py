@@ -97,7 +97,7 @@ def test_whoever_is_told_of_a_loss_joins_again(coordinator: ThreadedCoordinator)
 def test_coming_back_to_a_coordinator_is_seen(coordinator: ThreadedCoordinator) -> None:
     async def steps(crowd: SessionCrowd) -> None:
         await crowd.join(LIMIT_S)
-        coordinator.do(coordinator.server._abort_connections)
+        coordinator.do(coordinator.server._connections.abort)
         back = await crowd.other(Reattach(LIMIT_S))
         assert isinstance(back, Moments)
         assert len(back.ended_s) == 4

@@ -370,7 +370,7 @@ def test_a_probe_is_answered(
     client = Client([coordinator.endpoint], operator_hello, 1000.0)
     client.start()
     ask(client)
-    (connection,) = coordinator.server._connections.values()
+    (connection,) = coordinator.server._connections.by_number.values()
     heard_s = connection.heard_s
     coordinator.do(lambda: connection.write(frame(encode(Probe(1)))))
     until(lambda: connection.heard_s > heard_s, what="the ping")
@@ -545,7 +545,9 @@ def test_r8_a_forked_child_does_not_hold_the_connection_and_may_have_its_own(
     os.close(told)
     try:
         client.close()
-        until(lambda: not coordinator.server._connections, what="the end of the connection")
+        until(
+            lambda: not coordinator.server._connections.by_number, what="the end of the connection"
+        )
     finally:
         os.close(tell)
         _, status = os.waitpid(pid, 0)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import pytest
 
 from quorate.coordinator import connection as connection_module
 from quorate.coordinator.connection import Connection, framed
 from quorate.coordinator.door import Door, Keys
-from quorate.coordinator.tally import Tally
 from quorate.errors import RendezvousConnectionError
+from quorate.testing import ManualClock
 from quorate.wire import frames
 from quorate.wire.frames import FrameReader, frame
 from quorate.wire.messages import (
@@ -30,6 +27,7 @@ from quorate.wire.messages import (
     encode,
 )
 from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of
+from tests.coordinator.wire import Notes, Wire
 from tests.served import operator_hello, token
 
 SECRET = b"s" * 16
@@ -40,77 +38,12 @@ MALFORMED = b"\x93\x0e\x09\xa0"
 UNKNOWN = b"\x93\x63\x09\xa0"
 
 
-class Wire(asyncio.Transport):
-    """Takes what it is given, and sends nothing."""
-
-    def __init__(self) -> None:
-        super().__init__({"peername": ("10.0.0.1", 4711)})
-        self.sent = b""
-        self.unsent = 0
-        self.closing = self.aborted = self.paused = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.sent += bytes(data)
-
-    def get_write_buffer_size(self) -> int:
-        return self.unsent
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.closing = True
-
-    def abort(self) -> None:
-        self.closing = self.aborted = True
-
-    def pause_reading(self) -> None:
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        self.paused = False
-
-    @property
-    def replies(self) -> list[Any]:
-        """What was written."""
-        return [decode_reply(body) for body in FrameReader(1 << 20).feed(self.sent)]
-
-
-class Notes:
-    """A `connection.Service` that writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.tally = Tally()
-        self.time_s = 5.0
-        self.told: list[tuple[Any, ...]] = []
-        self.pauses = False
-
-    def now_s(self) -> float:
-        return self.time_s
-
-    def opened(self, connection: Connection) -> None:
-        self.told.append(("opened",))
-
-    def admitted(self, connection: Connection, may_act: bool) -> None:
-        self.told.append(("admitted", may_act))
-
-    def received(self, connection: Connection, message: Request, body_bytes: int) -> None:
-        self.told.append(("received", message))
-        if self.pauses:
-            connection.pause()
-
-    def refused(self, connection: Connection, why: Exception | str) -> None:
-        self.told.append(("refused", connection.peer()))
-
-    def closed(self, connection: Connection, finished: bool) -> None:
-        self.told.append(("closed", finished))
-
-
 class Peer:
     """A connection and what is on either side of it."""
 
     def __init__(self, keys: Keys | None = None) -> None:
-        self.notes = Notes()
+        self.clock = ManualClock(5.0)
+        self.notes = Notes(self.clock)
         self.wire = Wire()
         self.connection = Connection(self.notes, Door(keys or Keys(), bytes(NONCE_BYTES)), None)
         self.connection.connection_made(self.wire)
@@ -147,7 +80,7 @@ def test_what_is_written_is_counted(peer: Peer) -> None:
 
 
 def test_only_whole_words_are_signs_of_life(peer: Peer) -> None:
-    peer.notes.time_s = 7.0
+    peer.clock.advance(2.0)
     peer.connection.data_received(frame(encode(HELLO))[:-1])
     assert (peer.connection.heard_s, peer.connection.greeted) == (0.0, False)
     peer.connection.data_received(frame(encode(HELLO))[-1:])

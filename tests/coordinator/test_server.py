@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import queue
 import re
 import secrets
 import select
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import pytest
 
 from quorate import credentials
-from quorate.coordinator import connection, engine, flow, server
+from quorate.coordinator import connection, connections, engine, flow, server, writer
 from quorate.coordinator.door import Keys
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
@@ -56,65 +54,13 @@ from quorate.wire.messages import (
     Waiting,
     Welcome,
 )
+from tests.coordinator.gated import GatedLedger, GatedSeat
 from tests.served import RawPeer, ThreadedCoordinator, operator_hello, token
 
 Until = Callable[..., Any]
 Start = Callable[..., ThreadedCoordinator]
 
 JOIN_TIMEOUT_S = 30.0
-
-
-class GatedLedger:
-    """Keeps what is committed in memory; can be told to wait, to fail, and to be uncertain."""
-
-    def __init__(self) -> None:
-        self.held = True
-        self.kept: dict[str, bytes] = {}
-        self.commits: list[int] = []
-        self.failures: list[Exception] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.closed = False
-
-    def load(self) -> dict[str, bytes]:
-        return dict(self.kept)
-
-    def commit(self, changes: Mapping[str, bytes | None], durable: bool = True) -> None:
-        assert self.gate.wait(JOIN_TIMEOUT_S)
-        if self.failures:
-            raise self.failures.pop(0)
-        self.commits.append(sum(len(value or b"") for value in changes.values()))
-        for key, value in changes.items():
-            self.kept.pop(key, None)
-            if value is not None:
-                self.kept[key] = value
-
-    def is_held(self) -> bool:
-        return self.held
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class GatedSeat:
-    """A seat that is taken when the test gives a ledger for it."""
-
-    def __init__(self) -> None:
-        self.ledgers: queue.Queue[GatedLedger | None] = queue.Queue()
-        self.takes = 0
-
-    def take(self) -> GatedLedger:
-        self.takes += 1
-        ledger = self.ledgers.get(timeout=JOIN_TIMEOUT_S)
-        if ledger is None:
-            raise RendezvousConnectionError("closed")
-        return ledger
-
-    def holder(self) -> str:
-        return "holder:1"
-
-    def close(self) -> None:
-        self.ledgers.put(None)
 
 
 @pytest.fixture
@@ -214,7 +160,7 @@ def test_r15_an_oversize_message_after_the_hello_is_refused(start: Start) -> Non
 def test_r15_a_peer_that_dribbles_before_its_hello_is_ended(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "GREETING_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connections, "GREETING_TIMEOUT_S", 0.3)
     coordinator = start()
     with RawPeer(coordinator.endpoint) as silent, RawPeer(coordinator.endpoint) as slow:
         deadline = time.monotonic() + 5.0
@@ -237,8 +183,8 @@ def test_r15_a_peer_that_dribbles_before_its_hello_is_ended(
 def test_r15_a_greeted_peer_may_rest_but_not_for_ever(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "GREETING_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(server, "IDLE_TIMEOUT_S", 0.8)
+    monkeypatch.setattr(connections, "GREETING_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connections, "IDLE_TIMEOUT_S", 0.8)
     with RawPeer(start().endpoint) as peer:
         began_s = time.monotonic()
         peer.say(operator_hello())
@@ -261,7 +207,10 @@ def test_r15_a_peer_that_does_not_read_is_given_up(
         for number in range(30):
             with contextlib.suppress(ConnectionError):
                 deaf.say(GetValue(10 + number, space, "k", 1.0))
-        until(lambda: len(coordinator.server._connections) == 1, what="the deaf peer to be dropped")
+        until(
+            lambda: len(coordinator.server._connections.by_number) == 1,
+            what="the deaf peer to be dropped",
+        )
         assert pings(agent)
 
 
@@ -380,7 +329,7 @@ def test_stopping_leaves_no_connection_open(start: Start) -> None:
             if number == 100:
                 coordinator.do(coordinator.server.stop)
     coordinator.stop()
-    assert coordinator.server._open_count == 0
+    assert coordinator.server._connections.open_count == 0
     for peer in peers:
         with peer, contextlib.suppress(ConnectionResetError):
             assert peer.recv(1) == b""
@@ -404,7 +353,7 @@ def test_r14_nobody_is_answered_before_it_is_stored(start: Start, until: Until) 
 def test_r14_agents_wait_while_the_ledger_fails_and_then_go_on(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "COMMIT_RETRY_S", 0.05)
+    monkeypatch.setattr(writer, "COMMIT_RETRY_S", 0.05)
     ledger = GatedLedger()
     ledger.failures = [RendezvousConnectionError("No space left on device.") for _ in range(3)]
     with RawAgent(start(ledger).endpoint) as agent:
@@ -508,7 +457,7 @@ def test_stopping_in_the_middle_of_a_write_tells_nobody(start: Start, until: Unt
         agent.say(Ping(1))
         agent.read_until(Pong)
         coordinator.do(coordinator.server.stop)
-        until(lambda: coordinator.server._writer._shutdown, what="the end to begin")
+        until(lambda: coordinator.server._writer._thread._shutdown, what="the end to begin")
         ledger.gate.set()
         coordinator.stop()
         assert agent.read() is None
@@ -550,10 +499,10 @@ def test_r8_a_peer_that_finishes_while_it_is_written_to_has_finished(
     )
     with RawAgent(coordinator.endpoint) as agent:
         join_alone(agent)
-        number = next(iter(coordinator.server._connections))
+        number = next(iter(coordinator.server._connections.by_number))
 
         def write_to_the_dead() -> None:
-            connection = coordinator.server._connections[number]
+            connection = coordinator.server._connections.by_number[number]
             agent.socket.close()
             connection.write(b"x")
             # The loop must not read the end before the second write: that is the race.
@@ -632,7 +581,7 @@ class TestToken:
     def test_the_time_to_prove_it_is_bounded(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server, "GREETING_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(connections, "GREETING_TIMEOUT_S", 0.3)
         with RawPeer(start(keys=LOCKED).endpoint) as peer:
             peer.say(operator_hello())
             assert isinstance(peer.read(), Challenge)

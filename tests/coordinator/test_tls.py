@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from quorate.coordinator import client as client_module
-from quorate.coordinator import server as server_module
+from quorate.coordinator import connections as connections_module
 from quorate.coordinator.client import Client, answered
 from quorate.coordinator.door import Keys
 from quorate.core.settings import PROTOCOL_VERSION
@@ -297,7 +297,7 @@ def test_the_host_of_a_redirect_is_verified(
     ask(client)
 
     def redirect(coordinator: ThreadedCoordinator, endpoint: Endpoint) -> None:
-        (connection,) = coordinator.server._connections.values()
+        (connection,) = coordinator.server._connections.by_number.values()
         coordinator.do(lambda: connection.redirect(str(endpoint)))
 
     def ask_until_at(endpoint: Endpoint) -> None:
@@ -333,7 +333,7 @@ def test_a_renewed_certificate_is_used_by_the_next_connection(
 def test_r15_half_a_handshake_is_ended(
     start: Start, node: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "GREETING_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connections_module, "GREETING_TIMEOUT_S", 0.2)
     coordinator = start(node)
     with RawPeer(coordinator.endpoint) as slow, RawPeer(coordinator.endpoint) as mute:
         slow.socket.sendall(TlsPipe(client_context(node), False, LOOPBACK).take_output()[:50])
@@ -452,7 +452,7 @@ def test_redirects_and_refusals_need_no_handshake_to_be_harmless(
         done = threading.Event()
 
         def write_early() -> None:
-            for connection in coordinator.server._connections.values():
+            for connection in coordinator.server._connections.by_number.values():
                 connection.write(frame(encode(Redirect("elsewhere:1"))))
             done.set()
 

@@ -24,7 +24,7 @@ from quorate.config import check_keys, parse_rendezvous_config
 from quorate.coordinator.door import Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S
 from quorate.coordinator.ledger import Ledger, Seat, journal_path, state_directory
-from quorate.coordinator.server import Companion, serve
+from quorate.coordinator.process import Companion, serve
 from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.identity import (

@@ -17,7 +17,8 @@ import msgspec
 from aiohttp import hdrs, web
 
 from quorate.clock import Clock, SystemClock
-from quorate.coordinator.server import Companion, CoordinatorServer
+from quorate.coordinator.process import Companion
+from quorate.coordinator.server import CoordinatorServer
 from quorate.errors import RendezvousConnectionError, RendezvousError, RendezvousLimitError
 from quorate.page.access import Access, is_own_name
 from quorate.page.acts import Act
@@ -329,7 +330,7 @@ def page_on(
     names: Collection[str] = (),
     tls: TlsContexts | None = None,
 ) -> Companion:
-    """Return a page for `quorate.coordinator.server.serve` to run beside a coordinator.
+    """Return a page for `quorate.coordinator.process.serve` to run beside a coordinator.
 
     Args:
         listeners: Bound, listening sockets for HTTP.
