@@ -122,6 +122,7 @@ FLOORS: dict[str, str] = {
         coordinator.hindrance
         coordinator.attachment
         coordinator.candidates
+        coordinator.answers
         coordinator.vigil
         coordinator.etcd_lease
         coordinator.etcd_ledger

@@ -22,8 +22,9 @@ from quorate.api import (
 )
 from quorate.clock import Clock, SystemClock
 from quorate.config import check_keys, local_addr_from, profile_from, settings_from
+from quorate.coordinator.answers import answered
 from quorate.coordinator.attachment import Attachment, unreachable
-from quorate.coordinator.client import Client, answered
+from quorate.coordinator.client import Client
 from quorate.coordinator.host import CoordinatorHost
 from quorate.coordinator.remote_store import RemoteStore
 from quorate.core.node import NodeDesc, NodeProfile

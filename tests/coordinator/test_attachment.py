@@ -111,6 +111,15 @@ def redirect(attachment: Attachment, now_s: float, endpoint: str) -> float:
     return attachment.dial_at_s - now_s
 
 
+def test_it_counts_for_how_long_nobody_has_answered() -> None:
+    attachment = attached(now_s=10.0)
+    assert attachment.detached_for_s(20.0) == 0.0
+    attachment.lost("it went away", 20.0)
+    assert attachment.detached_for_s(23.0) == 3.0
+    # Another thread has read its clock a moment ago.
+    assert attachment.detached_for_s(19.9) == 0.0
+
+
 class TestRedirects:
     def test_who_is_named_is_dialled_at_once(self) -> None:
         attachment = make()

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from quorate.coordinator import client as client_module
-from quorate.coordinator.client import Client, answered, background_loop
+from quorate.coordinator.answers import answered
+from quorate.coordinator.client import Client, background_loop
 from quorate.coordinator.door import Keys
 from quorate.errors import (
     RendezvousAuthenticationError,
@@ -26,7 +27,6 @@ from quorate.errors import (
 from quorate.identity import Endpoint
 from quorate.wire.frames import frame
 from quorate.wire.messages import (
-    Flag,
     Hello,
     Probe,
     Redirect,
@@ -198,11 +198,6 @@ def test_a_coordinator_that_does_not_answer_is_told_from_none(
     server = make_server(frame(encode(Welcome(1, "fake", False))))
     with pytest.raises(RendezvousTimeoutError, match="though it is connected"):
         ask(make_client(server.endpoint), 0.1)
-
-
-def test_an_answer_of_another_kind_is_told() -> None:
-    with pytest.raises(RendezvousProtocolError, match="Flag where Report was due"):
-        answered(Flag(1, True), Report)
 
 
 def test_the_next_endpoint_is_tried(

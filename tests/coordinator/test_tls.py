@@ -17,7 +17,8 @@ import uvloop
 
 from quorate.coordinator import client as client_module
 from quorate.coordinator import connections as connections_module
-from quorate.coordinator.client import Client, answered
+from quorate.coordinator.answers import answered
+from quorate.coordinator.client import Client
 from quorate.coordinator.door import Keys
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.errors import (

@@ -341,6 +341,14 @@ class Attachment:
         self._output.clear()
         return output
 
+    def detached_for_s(self, now_s: float) -> float:
+        """Return for how long, in seconds, nobody has answered; 0 while somebody does.
+
+        Other threads may ask: they may have read their clock before the connection was lost.
+        """
+        since_s = self.detached_since_s
+        return 0.0 if since_s is None else max(0.0, now_s - since_s)
+
     def take_outcomes(self) -> list[Outcome]:
         """Return the requests that are settled since the last call."""
         outcomes, self._outcomes = self._outcomes, []

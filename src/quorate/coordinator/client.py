@@ -17,9 +17,10 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from quorate.clock import Clock, SystemClock
+from quorate.coordinator.answers import Answers, await_answer
 from quorate.coordinator.attachment import Attachment, Phase, unreachable
 from quorate.coordinator.candidates import Candidates
 from quorate.credentials import Token
@@ -36,7 +37,7 @@ from quorate.tls import TlsContexts
 from quorate.wire.messages import Answer, Hello, Request
 from quorate.wire.tls import TlsPipe
 
-__all__ = ["Client", "Kind", "answered", "background_loop"]
+__all__ = ["Client", "background_loop"]
 
 logger = logging.getLogger("quorate.client")
 
@@ -56,8 +57,6 @@ COMPLAIN_EVERY_S = 10.0
 TICKS_MAX = 16
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-Kind = TypeVar("Kind")
 
 _THREAD = "quorate-client"
 
@@ -224,7 +223,7 @@ class Client:
         self._connection: _Connection | None = None
         # The coordinator remembers one change of a session: they are made one at a time.
         self.changing = threading.Lock()
-        self._futures: dict[int, concurrent.futures.Future[Answer]] = {}
+        self._answers = Answers()
         self._task: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._complained_s: float | None = None
@@ -263,15 +262,9 @@ class Client:
             RendezvousTimeoutError: There was one, but no answer.
             RendezvousError: What the coordinator answered.
         """
-        future = self.submit(make_request)
-        try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            if future.cancel():
-                raise self.no_answer(timeout_s) from None
-            return future.result()
+        return await_answer(self.submit(make_request), timeout_s, self._no_answer)
 
-    def no_answer(self, timeout_s: float) -> RendezvousError:
+    def _no_answer(self, timeout_s: float) -> RendezvousError:
         """Return the error for a call that was not answered in time."""
         if not self.attachment.attached:
             return unreachable(str(self.endpoint), self.attachment, timeout_s)
@@ -282,8 +275,7 @@ class Client:
 
     def detached_for_s(self) -> float:
         """Return for how long, in seconds, there has been no coordinator; 0 while there is one."""
-        since_s = self.attachment.detached_since_s
-        return 0.0 if since_s is None else self._clock.monotonic() - since_s
+        return self.attachment.detached_for_s(self._now_s())
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End the session and its connection; what is unanswered fails."""
@@ -370,38 +362,27 @@ class Client:
         if future.cancelled():
             return
         request_id = self.attachment.next_id()
-        self._futures[request_id] = future
+        self._answers.expect(request_id, future)
         future.add_done_callback(lambda done: self._forget_cancelled(request_id, done))
         try:
             self.attachment.request(request_id, make_request(request_id), self._now_s())
         except Exception as error:
             # It is the caller's, whatever it is: a request that cannot be sent is not asked.
-            del self._futures[request_id]
-            with contextlib.suppress(concurrent.futures.InvalidStateError):
-                future.set_exception(error)
+            self._answers.fail(request_id, error)
         self._flush()
 
     def _flush(self) -> None:
         output = self.attachment.take_output()
         if output and self._connection is not None:
             self._connection.write(output)
-        for outcome in self.attachment.take_outcomes():
-            future = self._futures.pop(outcome.request_id, None)
-            if future is None:
-                continue
-            # The caller may give up at any moment, in its own thread.
-            with contextlib.suppress(concurrent.futures.InvalidStateError):
-                if outcome.answer is not None:
-                    future.set_result(outcome.answer)
-                else:
-                    future.set_exception(outcome.error)
+        self._answers.settle(self.attachment.take_outcomes())
 
     def _forget_cancelled(self, request_id: int, future: concurrent.futures.Future[Answer]) -> None:
         if future.cancelled():
             self._loop.call_soon_threadsafe(self._forget, request_id)
 
     def _forget(self, request_id: int) -> None:
-        self._futures.pop(request_id, None)
+        self._answers.forget(request_id)
         self.attachment.forget(request_id)
 
     def _tick(self) -> None:
@@ -581,17 +562,3 @@ def _told(error: Exception) -> str:
         # asyncio's texts repeat the address; the system's name of the error says enough.
         return os.strerror(error.errno).lower()
     return str(error)
-
-
-def answered(answer: Answer, kind: type[Kind]) -> Kind:
-    """Return an answer that must be of one kind.
-
-    Raises:
-        RendezvousProtocolError: It is of another.
-    """
-    if not isinstance(answer, kind):
-        raise RendezvousProtocolError(
-            f"The coordinator answered with {type(answer).__name__} where {kind.__name__} was due: "
-            f"run the same release of quorate everywhere."
-        )
-    return answer

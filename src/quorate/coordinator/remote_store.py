@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from quorate.coordinator.client import Client, Kind, answered
+from quorate.coordinator.answers import Kind, answered
+from quorate.coordinator.client import Client
 from quorate.stores.base import Value as StoreValue
 from quorate.stores.base import to_bytes
 from quorate.wire.messages import (

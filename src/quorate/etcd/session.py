@@ -8,13 +8,13 @@ the process was silent for as long as the run allows; its keys go with it.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
 
 from quorate.clock import Clock, SystemClock
+from quorate.coordinator.answers import Answers, await_answer
 from quorate.coordinator.attachment import Attachment, Phase, unreachable
 from quorate.errors import (
     RendezvousConnectionError,
@@ -79,7 +79,7 @@ class EtcdSession:
             lambda addr: make_hello(self.endpoint, addr), lease_s, lambda: 0.0
         )
         self._correspondent = Correspondent(self.attachment)
-        self._futures: dict[int, concurrent.futures.Future[Answer]] = {}
+        self._answers = Answers()
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._watch: Watch | None = None
@@ -113,13 +113,12 @@ class EtcdSession:
         future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
         with self._changed:
             request_id = self.attachment.next_id()
-            self._futures[request_id] = future
+            self._answers.expect(request_id, future)
             try:
                 now_s = self._clock.monotonic()
                 self._correspondent.request(request_id, make_request(request_id), now_s)
             except RendezvousError as error:
-                del self._futures[request_id]
-                future.set_exception(error)
+                self._answers.fail(request_id, error)
             self._changed.notify_all()
         future.add_done_callback(lambda done: self._forget_cancelled(request_id, done))
         self._settle()
@@ -137,15 +136,9 @@ class EtcdSession:
             RendezvousTimeoutError: It could, but there was no answer.
             RendezvousError: What was answered.
         """
-        future = self.submit(make_request)
-        try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            if future.cancel():
-                raise self.no_answer(timeout_s) from None
-            return future.result()
+        return await_answer(self.submit(make_request), timeout_s, self._no_answer)
 
-    def no_answer(self, timeout_s: float) -> RendezvousError:
+    def _no_answer(self, timeout_s: float) -> RendezvousError:
         """Return the error for a call that was not answered in time."""
         if not self._correspondent.has_begun:
             return unreachable(str(self.endpoint), self.attachment, timeout_s)
@@ -156,8 +149,7 @@ class EtcdSession:
 
     def detached_for_s(self) -> float:
         """Return for how long, in seconds, nobody has answered; 0 while somebody does."""
-        since_s = self.attachment.detached_since_s
-        return 0.0 if since_s is None else self._clock.monotonic() - since_s
+        return self.attachment.detached_for_s(self._clock.monotonic())
 
     def end(self, error: RendezvousError) -> None:
         """End the session with an error; what is unanswered fails with it."""
@@ -296,19 +288,12 @@ class EtcdSession:
         """Let the futures know of their outcomes."""
         with self._changed:
             outcomes = self.attachment.take_outcomes()
-            futures = [self._futures.pop(outcome.request_id, None) for outcome in outcomes]
-        for outcome, future in zip(outcomes, futures, strict=True):
-            # The caller may give up at any moment, in its own thread.
-            with contextlib.suppress(concurrent.futures.InvalidStateError):
-                if future is not None and outcome.answer is not None:
-                    future.set_result(outcome.answer)
-                elif future is not None:
-                    future.set_exception(outcome.error)
+        self._answers.settle(outcomes)
 
     def _forget_cancelled(self, request_id: int, future: concurrent.futures.Future[Answer]) -> None:
         if future.cancelled():
             with self._changed:
-                self._futures.pop(request_id, None)
+                self._answers.forget(request_id)
                 self._correspondent.forget(request_id)
                 self._changed.notify_all()
 
