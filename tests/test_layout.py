@@ -138,6 +138,7 @@ FLOORS: dict[str, str] = {
         coordinator.tenure
         coordinator.server
         coordinator.process
+        coordinator.dialer
         coordinator.client
         coordinator.remote_store
         coordinator.host

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from quorate.coordinator import client as client_module
 from quorate.coordinator import connections as connections_module
+from quorate.coordinator import dialer as dialer_module
 from quorate.coordinator.answers import answered
 from quorate.coordinator.client import Client
 from quorate.coordinator.door import Keys
@@ -345,7 +345,7 @@ def test_r15_half_a_handshake_is_ended(
 def test_a_handshake_that_does_not_end_is_given_up(
     node: TlsFiles, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "HANDSHAKE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(dialer_module, "HANDSHAKE_TIMEOUT_S", 0.2)
     with socket.create_server((LOOPBACK, 0)) as silent:
         client = make_client(node, Endpoint(*silent.getsockname()))
         with pytest.raises(RendezvousConnectionError, match=r"no end of the TLS handshake within"):

@@ -1,4 +1,4 @@
-"""The agent's side of a coordinator: sockets and a background thread around `attachment`.
+"""The agent's side of a coordinator: a connection and a background thread around `attachment`.
 
 All clients of a process share one thread with an event loop. Their calls block the caller only;
 whatever happens to the connection, they go on until they are answered, ended, or out of time.
@@ -11,18 +11,16 @@ import concurrent.futures
 import contextlib
 import logging
 import os
-import socket
-import struct
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.answers import Answers, await_answer
 from quorate.coordinator.attachment import Attachment, Phase, unreachable
 from quorate.coordinator.candidates import Candidates
+from quorate.coordinator.dialer import DialedConnection, Dialer, told
 from quorate.credentials import Token
 from quorate.errors import (
     RendezvousAuthenticationError,
@@ -32,21 +30,13 @@ from quorate.errors import (
     RendezvousSettingsError,
     RendezvousTimeoutError,
 )
-from quorate.identity import Endpoint, is_numeric, parse_rendezvous_endpoint
+from quorate.identity import Endpoint, parse_rendezvous_endpoint
 from quorate.tls import TlsContexts
 from quorate.wire.messages import Answer, Hello, Request
-from quorate.wire.tls import TlsPipe
 
 __all__ = ["Client", "background_loop"]
 
 logger = logging.getLogger("quorate.client")
-
-CONNECT_TIMEOUT_S = 1.0
-RESOLVE_TIMEOUT_S = 10.0
-
-# A coordinator that thousands dial at once takes some 0.5 ms of its time for each; it gives a peer
-# as long as this to say hello.
-HANDSHAKE_TIMEOUT_S = 10.0
 
 # When an unreachable coordinator is first mentioned in the log (one that is being started is not
 # worth a word), and how often then.
@@ -56,11 +46,7 @@ COMPLAIN_EVERY_S = 10.0
 # However often something is due, a session looks no more often than this in a keep-alive interval.
 TICKS_MAX = 16
 
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
 _THREAD = "quorate-client"
-
-_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
 _loop_lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -79,104 +65,12 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 
 def _forget_in_child() -> None:
-    """After a fork: leave the parent's connections to the parent.
-
-    A child that held them open would keep the coordinator from noticing the parent's end (R8). The
-    numbers of the files stay taken, for objects that close them later.
-    """
+    """After a fork: its thread is the parent's."""
     global _loop, _loop_lock
     _loop, _loop_lock = None, threading.Lock()
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for connection in list(_connections):
-        if connection.transport is not None:
-            raw: socket.socket | None = connection.transport.get_extra_info("socket")
-            if raw is not None and raw.fileno() >= 0:
-                os.dup2(nothing, raw.fileno(), inheritable=False)
-    os.close(nothing)
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-
-
-class _Connection(asyncio.Protocol):
-    def __init__(self, client: Client, pipe: TlsPipe | None) -> None:
-        self._client = client
-        self._pipe = pipe
-        self.transport: asyncio.Transport | None = None
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = loop.create_future()
-        # Whoever waited may have been cancelled: asyncio would complain of an error nobody took.
-        self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
-        self.lost: asyncio.Future[None] = loop.create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the interface of asyncio's, but not its class.
-        self.transport = cast(asyncio.Transport, transport)
-        _connections.add(self)
-        if self._pipe is not None:
-            self._put(self._pipe.take_output())
-
-    def data_received(self, data: bytes) -> None:
-        if self._pipe is not None:
-            try:
-                data = self._pipe.feed(data)
-            except RendezvousConnectionError as error:
-                self._distrust(error)
-                return
-            if self._pipe.established and not self.ready.done():
-                self.ready.set_result(None)
-            self._put(self._pipe.take_output())
-        if data:
-            self._client.received(self, data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
-        why = _told(exc) if exc else "the coordinator ended the connection"
-        if self._pipe is not None and not self.ready.done():
-            self.ready.set_exception(OSError(f"{why} during the TLS handshake"))
-        if not self.lost.done():
-            self.lost.set_result(None)
-        self._client.lost(self, why)
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, once the connection is ready."""
-        if self._pipe is not None:
-            self._pipe.send(data)
-            data = self._pipe.take_output()
-        self._put(data)
-
-    def close(self) -> None:
-        """End the connection in order."""
-        if self._pipe is not None:
-            self._pipe.close()
-            self._put(self._pipe.take_output())
-        if self.transport is not None:
-            self.transport.close()
-
-    def reset(self) -> None:
-        """Give the connection up without looking like a process that ends (R8)."""
-        if self.transport is not None:
-            raw: socket.socket | None = self.transport.get_extra_info("socket")
-            if raw is not None:
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            self.transport.abort()
-
-    def _put(self, data: bytes) -> None:
-        if self.transport is not None and data:
-            self.transport.write(data)
-
-    def _distrust(self, error: RendezvousConnectionError) -> None:
-        """Give up what cannot be trusted, or does not trust us."""
-        if self.ready.done():
-            self._client.distrusted(self, error)
-            self.reset()
-            return
-        self.ready.set_exception(error)
-        if self._pipe is not None:
-            # The other side is told why: it is no use to it to wait.
-            self._put(self._pipe.take_output())
-        if self.transport is not None:
-            self.transport.close()
 
 
 class Client:
@@ -209,7 +103,7 @@ class Client:
         token: Token | None = None,
         tls: TlsContexts | None = None,
     ) -> None:
-        self._tls = tls
+        self._dialer = Dialer(self, tls)
         self._distrusted: set[Endpoint] = set()
         self._dialing = dialing or asyncio.Semaphore()
         self._endpoints = list(endpoints)
@@ -220,7 +114,7 @@ class Client:
         self._loop = loop or background_loop()
         self._candidates = Candidates(self._endpoints)
         self.attachment = Attachment(self._hello, interval_s, token=token)
-        self._connection: _Connection | None = None
+        self._connection: DialedConnection | None = None
         # The coordinator remembers one change of a session: they are made one at a time.
         self.changing = threading.Lock()
         self._answers = Answers()
@@ -292,7 +186,7 @@ class Client:
 
     # What follows runs in the loop's thread.
 
-    def made(self, connection: _Connection) -> None:
+    def made(self, connection: DialedConnection) -> None:
         """Take a new connection into use."""
         assert connection.transport is not None
         self._connection = connection
@@ -300,7 +194,7 @@ class Client:
         self.attachment.connected(local_addr, self._now_s())
         self._flush()
 
-    def received(self, connection: _Connection, data: bytes) -> None:
+    def received(self, connection: DialedConnection, data: bytes) -> None:
         """Hand on what was received; a connection that was given up has no say any more."""
         if connection is not self._connection:
             return
@@ -317,7 +211,7 @@ class Client:
         elif self.attachment.attached:
             self._complained_s = None
 
-    def lost(self, connection: _Connection, why: str) -> None:
+    def lost(self, connection: DialedConnection, why: str) -> None:
         """Note the end of a connection."""
         if connection is self._connection:
             self._connection = None
@@ -330,7 +224,7 @@ class Client:
         else:
             self._loop.call_soon_threadsafe(callback, *arguments)
 
-    def distrusted(self, connection: _Connection, error: RendezvousConnectionError) -> None:
+    def distrusted(self, connection: DialedConnection, error: RendezvousConnectionError) -> None:
         """Note that a connection cannot be trusted, after it was taken into use."""
         self.lost(connection, str(error))
         self._note_distrust(error)
@@ -432,17 +326,19 @@ class Client:
                 return parse_rendezvous_endpoint(redirected_to, self._endpoints[0].port)
         return None
 
-    async def _dial(self, endpoint: Endpoint) -> _Connection | None:
+    async def _dial(self, endpoint: Endpoint) -> DialedConnection | None:
         self.attachment.dialing()
         try:
             async with self._dialing:
-                return await self._connect(endpoint)
+                connection = await self._dialer.dial(endpoint)
+                self.made(connection)
+                return connection
         except RendezvousConnectionError as error:
             self.attachment.refused(str(error), self._now_s())
             self._note_distrust(error)
             return None
         except (OSError, UnicodeError) as error:
-            why = _told(error)
+            why = told(error)
         if self._host is not None:
             try:
                 await self._loop.run_in_executor(None, self._host, endpoint)
@@ -450,61 +346,6 @@ class Client:
                 why = f"{why}. {error}"
         self.attachment.refused(why, self._now_s())
         return None
-
-    async def _connect(self, endpoint: Endpoint) -> _Connection:
-        failure: Exception = OSError(f"{endpoint.host} has no address")
-        for address in await self._resolve(endpoint):
-            try:
-                connection = await self._connected(address, endpoint)
-            except OSError as error:
-                failure = error
-            else:
-                self.made(connection)
-                return connection
-        raise failure
-
-    async def _resolve(self, endpoint: Endpoint) -> list[str]:
-        """Return the addresses of an endpoint as numbers."""
-        if is_numeric(endpoint.host):
-            return [endpoint.host]
-        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await self._loop.getaddrinfo(
-                endpoint.host, endpoint.port, type=socket.SOCK_STREAM
-            )
-        return [_numeric(sockaddr) for _, _, _, _, sockaddr in found]
-
-    def _new_pipe(self, endpoint: Endpoint) -> TlsPipe | None:
-        if self._tls is None:
-            return None
-        return TlsPipe(self._tls.current(), server_side=False, server_hostname=endpoint.host)
-
-    async def _shake_hands(self, connection: _Connection) -> None:
-        """Wait for the end of a TLS handshake, in bounded time."""
-        try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                await connection.ready
-        except TimeoutError:
-            connection.reset()
-            raise OSError(f"no end of the TLS handshake within {HANDSHAKE_TIMEOUT_S:g} s") from None
-        except asyncio.CancelledError:
-            connection.reset()
-            raise
-
-    async def _connected(self, address: str, endpoint: Endpoint) -> _Connection:
-        """Connect, in bounded time.
-
-        The bound ends here, before the first word: were a connection given up for lateness after
-        its hello, its orderly end would look like that of a process (R8).
-        """
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, connection = await self._loop.create_connection(
-                lambda: _Connection(self, self._new_pipe(endpoint)), address, endpoint.port
-            )
-        if self._tls is not None:
-            await self._shake_hands(connection)
-        if connection.transport is None:
-            raise ConnectionResetError
-        return connection
 
     def _note_distrust(self, error: RendezvousConnectionError) -> None:
         """End a session that no coordinator has known yet once there is none to hope for.
@@ -539,26 +380,3 @@ class Client:
                 handle.cancel()
         if self._connection is not None:
             self._connection.close()
-
-
-def _numeric(sockaddr: tuple[Any, ...]) -> str:
-    """Return the address in a socket address, with the scope of an IPv6 one (RFC 4007)."""
-    scope = sockaddr[3] if len(sockaddr) > 3 else 0
-    return f"{sockaddr[0]}%{scope}" if scope else sockaddr[0]
-
-
-def _told(error: Exception) -> str:
-    """Return why there is no connection, for people."""
-    if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there (connection refused)"
-    if isinstance(error, ConnectionResetError):
-        return "the connection was reset"
-    if isinstance(error, socket.gaierror | UnicodeError):
-        reason = getattr(error, "strerror", None) or error
-        return f"its host name cannot be resolved ({reason})"
-    if isinstance(error, TimeoutError) and error.errno is None:
-        return f"no answer within {CONNECT_TIMEOUT_S:g} s"
-    if isinstance(error, OSError) and error.errno is not None:
-        # asyncio's texts repeat the address; the system's name of the error says enough.
-        return os.strerror(error.errno).lower()
-    return str(error)
