@@ -278,7 +278,7 @@ class Job:
         return Views(
             status_command=status,
             history_command=history,
-            status_page=self._get("status.json", RUN),
+            status_page=in_order(self._get("status.json", RUN)),
             history_page=self._get("history.json", RUN),
             timeline=self._get("timeline.json", RUN),
             metrics=figures(self._read("metrics")),
@@ -315,6 +315,13 @@ class Job:
                 raise RuntimeError(f"waited {PATIENCE_S:g} s for {what}")
             time.sleep(LOOK_S)
         return value
+
+
+def in_order(status: dict[str, Any]) -> dict[str, Any]:
+    """Return a status with the nodes sorted, as the command has them; the page leaves them."""
+    for run in status["runs"]:
+        run["nodes"].sort(key=lambda node: node["node_id"])
+    return status
 
 
 def steady(status: Any) -> Any:

@@ -541,7 +541,7 @@ def join(*handlers: TorchRendezvousHandler) -> list[torch_api.RendezvousInfo]:
 
 
 def closed_reason(coordinator: ThreadedCoordinator) -> str:
-    status = json.loads(fetch_status(Connection([coordinator.endpoint], LATE_S), "job"))
+    status = fetch_status(Connection([coordinator.endpoint], LATE_S), "job")
     return str(status["runs"][0]["closed_reason"])
 
 

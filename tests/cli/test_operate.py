@@ -63,8 +63,7 @@ class Job:
         return result.output
 
     def status(self) -> dict[str, Any]:
-        data = fetch_status(Connection([self.coordinator.endpoint], PATIENCE_S), "job")
-        (run,) = msgspec.json.decode(data)["runs"]
+        (run,) = fetch_status(Connection([self.coordinator.endpoint], PATIENCE_S), "job")["runs"]
         assert isinstance(run, dict)
         return run
 

@@ -48,8 +48,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 def runs(endpoint: Endpoint) -> list[dict[str, Any]]:
-    decoded = msgspec.json.decode(fetch_status(Connection([endpoint], LATE_S)))
-    found: list[dict[str, Any]] = decoded["runs"]
+    found: list[dict[str, Any]] = fetch_status(Connection([endpoint], LATE_S))["runs"]
     return found
 
 
@@ -194,7 +193,7 @@ def test_beyond_loopback_it_warns_if_it_asks_for_nothing(
     flags = ("--token-file", str(token_file)) if lock == "token" else serve_options(tls)
     served = serve(Endpoint("0.0.0.0", port), *flags)
     connection = Connection([Endpoint(LOOPBACK, port)], LATE_S, token, tls)
-    status = msgspec.json.decode(fetch_status(connection))
+    status = fetch_status(connection)
     assert status["runs"] == []
     assert (WARNING in served.output) == (not lock)
 

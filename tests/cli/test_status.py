@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from quorate.cli.status import command, describe
+from quorate.cli.status import command, describe, read_status
 from quorate.coordinator.door import Keys
 from quorate.errors import (
     RendezvousAuthenticationError,
     RendezvousConnectionError,
     RendezvousError,
 )
+from quorate.wire.messages import Report
 from tests.served import LOOPBACK, ThreadedCoordinator, make_handler, token
 
 
@@ -49,6 +50,14 @@ def test_a_run_with_a_node(coordinator: ThreadedCoordinator) -> None:
     shown = status(coordinator.endpoint).output
     assert " closed, 1 to 2 nodes" in shown
     assert "closed: all done" in shown
+
+
+def test_nodes_are_sorted_by_whoever_reads() -> None:
+    names = ["node10_1_0", "node2_1_0", "node2_12_0", "node2_3_0"]
+    told = {"runs": [{"nodes": [{"node": name} for name in names]}]}
+    (run,) = read_status(Report(1, msgspec.json.encode(told)))["runs"]
+    nodes = [node["node"] for node in run["nodes"]]
+    assert nodes == ["node2_1_0", "node2_3_0", "node2_12_0", "node10_1_0"]
 
 
 def test_json_is_for_programs(coordinator: ThreadedCoordinator) -> None:

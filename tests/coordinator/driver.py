@@ -236,7 +236,11 @@ class Driver:
         self.deliver()
 
     def deliver(self) -> None:
-        """Store what is to be stored, let out what may go, until there is no more to do."""
+        """Store what is to be stored, let out what may go, until there is no more to do.
+
+        Of what takes long a slice is done each time; `finish` does the rest.
+        """
+        self.engine.carry_on()
         self._let_out()
         while not self.stalled:
             batch = self._in_flight or self.engine.take_batch()
@@ -250,6 +254,11 @@ class Driver:
             self._in_flight = self.engine.take_batch()
         self._let_out()
         self._check()
+
+    def finish(self) -> None:
+        """Do what takes long to its end."""
+        while self.engine.has_chores:
+            self.deliver()
 
     def let_pass(self, seconds: float) -> None:
         """Let time pass in ticks; agents that can beat."""

@@ -307,6 +307,7 @@ class Coordinated(RuleBasedStateMachine):
         return True
 
     def store(self) -> bool:
+        self.engine.carry_on()
         batch = self.in_flight or self.engine.take_batch()
         self.in_flight = batch
         if batch is None or self.stalled:

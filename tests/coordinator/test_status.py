@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
-from quorate.wire.messages import Report, SetValue, Status
+from quorate.coordinator.outbox import Outbox
+from quorate.coordinator.status import parts
+from quorate.coordinator.store import RunStore
+from quorate.wire.messages import Evict, Report, SetValue, Status
 from tests.coordinator.driver import RUN, Driver
 
 
@@ -44,7 +48,7 @@ def test_r16_a_run_that_fills_says_what_it_waits_for() -> None:
     assert run["waiting_for"] == "waiting for 1 more node (1 of 2)"
     assert (run["min_nodes"], run["max_nodes"], run["world_size"]) == (2, 3, 0)
     nodes = [(node["addr"], node["state"], node["rank"]) for node in run["nodes"]]
-    assert nodes == [("node2", "attached", None), ("node10", "participant", None)]
+    assert nodes == [("node10", "participant", None), ("node2", "attached", None)], "as they came"
 
 
 def test_a_complete_round_has_ranks_and_shows_who_waits_and_who_is_away() -> None:
@@ -111,6 +115,32 @@ def test_one_run_may_be_asked_for() -> None:
     driver.agent("a")
     assert [run["run_id"] for run in status(driver, RUN)["runs"]] == [RUN]
     assert status(driver, "absent")["runs"] == []
+
+
+def test_a_part_has_so_many_nodes_and_weighs_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quorate.coordinator.status.PART_NODES", 4)
+    driver = Driver(2, 20)
+    for number in range(10):
+        driver.agent(f"node{number}").join()
+    run, store = driver.run, RunStore(RUN, Outbox())
+    told = list(parts("here", driver.clock.now(), 10, [(run, store), (run, store)]))
+    described = [(weight, text.count(b'"pid"')) for weight, text in told if b'"pid"' in text]
+    assert described == [(4, 4), (4, 4), (2, 2)] * 2
+    first, second = msgspec.json.decode(b"".join(text for _, text in told))["runs"]
+    assert first == second
+    assert [node["addr"] for node in first["nodes"]] == [f"node{number}" for number in range(10)]
+
+
+def test_those_who_are_gone_or_kept_out_have_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quorate.coordinator.status.PART_NODES", 2)
+    driver = Driver(1, 9)
+    names = [f"node{number}" for number in range(9)]
+    agents = driver.world(*names)
+    for number, agent in enumerate(agents[1:], 1):
+        driver.operator().say(Evict(number, str(agent.node), None, "sick"))
+    run = run_of(driver)
+    assert list(run["departed"]) == [str(agent.node) for agent in agents[1:]]
+    assert [ban["who"] for ban in run["bans"]] == [f"address {name}" for name in names[1:]]
 
 
 def test_labels_and_ids_are_shown() -> None:

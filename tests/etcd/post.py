@@ -117,6 +117,8 @@ class Post:
             self.carry()
 
     def _decide(self) -> None:
+        while self.engine.has_chores:
+            self.engine.carry_on()
         while (batch := self.engine.take_batch()) is not None:
             self.mailroom.deliver(self.engine.take_sends())
             for key, value in batch.changes.items():

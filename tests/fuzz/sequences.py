@@ -279,6 +279,7 @@ class Play:
         self.engine = self.new_engine()
 
     def exchange(self) -> None:
+        self.engine.carry_on()
         self.in_flight = self.in_flight or self.engine.take_batch()
         while self.in_flight is not None and not self.stalled:
             batch, self.in_flight = self.in_flight, None

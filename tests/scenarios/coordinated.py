@@ -250,12 +250,13 @@ class CoordinatedWay(Way):
     def _deliver(self) -> None:
         """Store what is to be stored, then let its answers out, until nothing is left."""
         while True:
+            self._engine.carry_on()
             batch = self._engine.take_batch()
             if batch is not None:
                 self._commit(batch.changes)
                 self._engine.settle(batch)
             sends = self._engine.take_sends()
-            if batch is None and not sends:
+            if batch is None and not sends and not self._engine.has_chores:
                 return
             for send in sends:
                 self._hand_over(send)

@@ -174,7 +174,7 @@ def _advertised(endpoint: Endpoint, local: str) -> Finding:
 def _examine_coordinator(connection: Connection, clock: Clock) -> Iterator[Finding]:
     """Say hello as an operator does: protocol, token and TLS are those of agents."""
     try:
-        status = msgspec.json.decode(fetch_status(connection))
+        status = fetch_status(connection)
     except RendezvousError as error:
         yield Finding(FAIL, "coordinator", str(error))
         return

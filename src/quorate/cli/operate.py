@@ -61,7 +61,7 @@ def parse_duration(text: str) -> float:
 @_reason("Why: everyone who is turned away is told.", required=True)
 def close(connection: Connection, as_json: bool, run_id: str, reason: str) -> None:
     """Close RUN: nobody can join it any more. Workers that run are let finish."""
-    (run,) = msgspec.json.decode(fetch_status(connection, run_id))["runs"]
+    (run,) = fetch_status(connection, run_id)["runs"]
     if run["state"] == "closed":
         text = f"the run was closed already: {run['closed_reason']}"
         _tell(Done(0, False, "", text), "close", run_id, as_json)

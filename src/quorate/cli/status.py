@@ -9,10 +9,11 @@ import msgspec
 
 from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options, json_option
 from quorate.cli.inquiry import inquire
+from quorate.core.node import natural_text
 from quorate.errors import RendezvousError
 from quorate.wire.messages import Report, Status
 
-__all__ = ["command", "describe", "fetch_status", "require_known"]
+__all__ = ["command", "describe", "fetch_status", "read_status", "require_known"]
 
 
 @click.command("status", context_settings=CONTEXT_SETTINGS)
@@ -24,15 +25,15 @@ def command(connection: Connection, as_json: bool, run_id: str) -> None:
 
     Exits with 73 if the coordinator cannot be reached, with 70 if it has no such run.
     """
-    data = fetch_status(connection, run_id)
+    status = fetch_status(connection, run_id)
     if as_json:
-        click.echo(data)
+        click.echo(msgspec.json.encode(status))
     else:
-        click.echo("\n".join(describe(msgspec.json.decode(data))))
+        click.echo("\n".join(describe(status)))
 
 
-def fetch_status(connection: Connection, run_id: str = "") -> bytes:
-    """Return what a coordinator tells of its runs, as JSON.
+def fetch_status(connection: Connection, run_id: str = "") -> dict[str, Any]:
+    """Return what a coordinator tells of its runs.
 
     Args:
         connection: How to reach it.
@@ -42,23 +43,31 @@ def fetch_status(connection: Connection, run_id: str = "") -> bytes:
         RendezvousConnectionError: It could not be reached in time.
         RendezvousError: It has no such run.
     """
-    data = inquire(connection, lambda id: Status(id, run_id), Report).text()
-    return require_known(data, run_id, connection)
+    report = inquire(connection, lambda id: Status(id, run_id), Report)
+    return require_known(read_status(report), run_id, connection)
 
 
-def require_known(data: bytes, run_id: str, connection: Connection) -> bytes:
+def read_status(report: Report) -> dict[str, Any]:
+    """Return the status in a report, the nodes sorted: a coordinator has no time for that."""
+    status: dict[str, Any] = msgspec.json.decode(report.text())
+    for run in status["runs"]:
+        run["nodes"].sort(key=lambda node: natural_text(node["node"]))
+    return status
+
+
+def require_known(status: dict[str, Any], run_id: str, connection: Connection) -> dict[str, Any]:
     """Return a status in which the run is that was asked for.
 
     Raises:
         RendezvousError: It is not.
     """
-    if run_id and not msgspec.json.decode(data)["runs"]:
+    if run_id and not status["runs"]:
         where = ", ".join(map(str, connection.endpoints))
         raise RendezvousError(
             f"There is no run '{run_id}' at the coordinator at {where}: check the run id, or start "
             f"the run."
         )
-    return data
+    return status
 
 
 def describe(status: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ import msgspec
 
 from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options, json_option
 from quorate.cli.inquiry import operator_client
-from quorate.cli.status import describe, require_known
+from quorate.cli.status import describe, read_status, require_known
 from quorate.coordinator.answers import answered
 from quorate.coordinator.client import Client
 from quorate.errors import RendezvousConnectionError, RendezvousTimeoutError
@@ -61,8 +61,8 @@ def command(connection: Connection, as_json: bool, interval_s: float, run_id: st
 def _watch(
     client: Client, connection: Connection, as_json: bool, interval_s: float, run_id: str
 ) -> None:
-    data = require_known(_fetch(client, connection, run_id), run_id, connection)
-    looks = _looks(client, connection, data, interval_s, run_id)
+    status = require_known(_fetch(client, connection, run_id), run_id, connection)
+    looks = _looks(client, connection, status, interval_s, run_id)
     if as_json or not sys.stdout.isatty():
         printer = _Printer(as_json)
         for status, complaint in looks:
@@ -73,23 +73,27 @@ def _watch(
 
 
 def _looks(
-    client: Client, connection: Connection, data: bytes, interval_s: float, run_id: str
+    client: Client,
+    connection: Connection,
+    status: dict[str, Any],
+    interval_s: float,
+    run_id: str,
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Yield what is seen, again and again, and why it may be old."""
     pause = threading.Event()
     complaint: list[str] = []
     while True:
-        yield msgspec.json.decode(data), complaint
+        yield status, complaint
         pause.wait(interval_s)
         try:
-            data, complaint = _fetch(client, connection, run_id), []
+            status, complaint = _fetch(client, connection, run_id), []
         except (RendezvousConnectionError, RendezvousTimeoutError) as error:
             complaint = ["", f"this is old: {error}"]
 
 
-def _fetch(client: Client, connection: Connection, run_id: str) -> bytes:
+def _fetch(client: Client, connection: Connection, run_id: str) -> dict[str, Any]:
     answer = client.call(lambda id: Status(id, run_id), connection.timeout_s)
-    return answered(answer, Report).text()
+    return read_status(answered(answer, Report))
 
 
 class _Printer:

@@ -13,6 +13,9 @@ How to drive it, as `server` and the simulator do:
     engine.settle(batch)                          and only now are its answers let out
     for send in engine.take_sends(): ...
 
+    while engine.has_chores:                      what takes long is done in slices: between two of
+        engine.carry_on()                         them, others are served; then as above
+
 While a batch is being stored, requests queue up and become the next batch: one write for many
 agents (group commit). Nobody is answered from a state that is not stored (R14), pongs excepted.
 """
@@ -23,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -35,10 +38,9 @@ from quorate.coordinator.naming import nearest
 from quorate.coordinator.operators import act
 from quorate.coordinator.outbox import Outbox, Send
 from quorate.coordinator.records import EntryKey, parse_key, seen_key
-from quorate.coordinator.reports import Reports
+from quorate.coordinator.reports import Reports, View
 from quorate.coordinator.run import Run
 from quorate.coordinator.session import Session
-from quorate.coordinator.status import report
 from quorate.coordinator.store import RunStore
 from quorate.coordinator.stored_state import StoredState
 from quorate.coordinator.tally import Tally
@@ -63,7 +65,6 @@ from quorate.wire.messages import (
     CompareSet,
     CountKeys,
     DeleteKey,
-    Done,
     Drain,
     Evict,
     Finish,
@@ -111,6 +112,8 @@ RUNS_MAX = 10_000
 
 # The nodes of one run that are attached, or are not given up yet.
 NODES_MAX = 65_536
+
+Met = TypeVar("Met")
 
 _CORRUPT: dict[type[BaseException], type[RendezvousError]] = {
     ValueError: RendezvousStateError,
@@ -246,7 +249,6 @@ class Engine:
         self.tally = tally or Tally()
         self._closed_kept_s = closed_kept_s
         self.runs: dict[str, Run] = {}
-        self._reports = Reports()
         self._machine_clock = clock
         self._clock = EngineClock(clock)
         self._mint = mint
@@ -254,6 +256,8 @@ class Engine:
         self._stores: dict[str, RunStore] = {}
         self._stored: dict[str, StoredState] = {}
         self._peers: dict[int, _Peer] = {}
+        view = View(name, clock, self.runs, self._stores, self._peers)
+        self._reports = Reports(view, self._outbox)
         self._idle_since_s: dict[str, float] = {}
         self._store_deadlines: Deadlines[_HeldRequest] = Deadlines(self._is_held)
         self._inbox: deque[tuple[int, Request]] = deque()
@@ -276,6 +280,11 @@ class Engine:
     def has_backlog(self) -> bool:
         """Whether messages wait for their turn."""
         return bool(self._inbox)
+
+    @property
+    def has_chores(self) -> bool:
+        """Whether somebody waits for what is made in slices; `carry_on` does the next."""
+        return self._reports.under_way
 
     def opened(self, connection: int) -> None:
         """Note a new connection; its first message must be a hello."""
@@ -314,6 +323,7 @@ class Engine:
     def closed(self, connection: int, finished: bool) -> None:
         """Note that a connection is gone; `finished` if it ended in order, as a process's does."""
         peer = self._peers.pop(connection, None)
+        self._reports.closed(connection)
         if peer is None or peer.run_id is None or peer.run_id not in self.runs:
             return
         self._read_clock()
@@ -340,6 +350,13 @@ class Engine:
         for held in self._store_deadlines.due(self.now_s):
             self._stores[held.run_id].expire(held.connection, held.request_id)
         self._collect_idle()
+
+    def carry_on(self) -> None:
+        """Do a slice, of less than a millisecond, of what takes long; a report at present.
+
+        What it leads to comes by `take_batch` and `take_sends`, as always.
+        """
+        self._reports.carry_on(self.now_s)
 
     def take_batch(self) -> Batch | None:
         """Return what has to be stored now, or `None` if nothing has.
@@ -441,7 +458,7 @@ class Engine:
         assert not isinstance(message, (Hello, Ping))
         try:
             if isinstance(message, Status):
-                self._outbox.send(connection, self._report(message))
+                _met(lambda: self._reports.ask(connection, message, self.now_s))
             elif isinstance(message, History):
                 self._outbox.send(connection, self._history(message))
             else:
@@ -485,15 +502,6 @@ class Engine:
             run.finish(peer.session, message)
         else:
             run.leave(peer.session, message)
-
-    def _report(self, request: Status) -> Report:
-        runs = {key: self.runs[key] for key in sorted(self.runs) if request.run_id in {"", key}}
-
-        def make() -> bytes:
-            stores = [(run, self._stores[key]) for key, run in runs.items()]
-            return report(self.name, self._machine_clock.now(), len(self._peers), stores)
-
-        return self._reports.answer(request, runs, self.now_s, make)
 
     def _history(self, request: History) -> Report:
         self._require_run(request.run_id)
@@ -641,7 +649,7 @@ class Engine:
             self._forgotten[key] = None
 
 
-def _met(command: Callable[[], Done]) -> Done:
+def _met(command: Callable[[], Met]) -> Met:
     """Carry out a command; what is wrong with it ends nothing but the command."""
     try:
         return command()

@@ -44,6 +44,10 @@ logger = logging.getLogger("quorate.coordinator")
 
 TICK_S = 0.25
 
+# What takes long is done in slices that are shorter than this pause between them, in which
+# everybody else is served: a slice planned for the next turn of the loop would be in every turn.
+CHORE_PAUSE_S = 0.001
+
 
 class CoordinatorServer:
     """Serves an engine on listening sockets.
@@ -91,7 +95,7 @@ class CoordinatorServer:
         if not self._tenure.has_turns:
             self._engine = self._new_engine(ledger.load() if ledger is not None else {})
         self._withheld: list[Send] = []
-        self._flush_planned = False
+        self._flush_planned = self._chore_planned = False
         self._busy_s = self.now_s()
         self._stopped = asyncio.Event()
         self._failure: BaseException | None = None
@@ -217,6 +221,8 @@ class CoordinatorServer:
         self._flush_planned = False
         engine = self._engine
         while engine is not None:
+            if engine.has_chores:
+                self._plan_chore()
             batch = engine.take_batch()
             self._send_if_held(engine.take_sends())
             tell(logger, engine.take_events())
@@ -228,6 +234,18 @@ class CoordinatorServer:
                 self._writer.begin(self._store(engine, self._tenure.ledger, batch))
                 return
             engine.settle(batch)
+
+    def _plan_chore(self) -> None:
+        if not self._chore_planned:
+            self._chore_planned = True
+            asyncio.get_running_loop().call_later(CHORE_PAUSE_S, self._do_chore)
+
+    def _do_chore(self) -> None:
+        """Do a slice of what takes long; the flush plans the next one."""
+        self._chore_planned = False
+        if self._engine is not None and self._engine.has_chores:
+            self._engine.carry_on()
+            self._flush()
 
     async def _store(self, engine: Engine, ledger: Ledger, batch: Batch) -> None:
         try:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from quorate.coordinator.glimpse import phase
+from quorate.coordinator.glimpse import JOINED, PARTICIPANT, Glimpse, glimpse
 from quorate.coordinator.run import Run
+from quorate.coordinator.session import HeldJoin
 from quorate.coordinator.store import RunStore
-from quorate.core.completion import completion
-from quorate.core.node import NodeDesc, natural_order
+from quorate.core.node import NodeDesc
 from quorate.core.settings import PROTOCOL_VERSION
 
-__all__ = ["NodeStatus", "report", "run_status"]
+__all__ = ["PART_NODES", "NodeStatus", "parts"]
+
+# The nodes of one part: 0.1 to 0.2 ms of work.
+PART_NODES = 64
+
+# What a run itself costs, in nodes, and how many nodes can be glimpsed in the time in which one is
+# described.
+RUN_WEIGHT = 4
+NODES_GLIMPSED = 32
 
 
 class NodeStatus(msgspec.Struct, gc=False):
@@ -51,98 +60,113 @@ class NodeStatus(msgspec.Struct, gc=False):
     release: str
 
 
-def report(
+def parts(
     coordinator: str, now: datetime, connections: int, runs: Iterable[tuple[Run, RunStore]]
-) -> bytes:
-    """Return the status of some runs as JSON.
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the status of some runs as JSON, in parts, each with what it weighs in nodes.
+
+    Each run is shown as it is at one moment, that at which its turn comes; the nodes in the order
+    in which they came, for it would take long to sort them.
 
     Args:
         coordinator: The name of the coordinator.
         now: Its wall clock, for people who look for clocks that are wrong.
         connections: How many connections it has.
-        runs: The runs with their stores.
+        runs: The runs with their stores; each is asked for when its turn comes.
     """
-    status = {
+    head = {
         "coordinator": coordinator,
         "time": now,
         "protocol": PROTOCOL_VERSION,
         "connections": connections,
-        "runs": [run_status(run) | _store_status(store) for run, store in runs],
     }
-    return msgspec.json.encode(status)
+    yield 1, _opened(head) + b',"runs":['
+    separator = b""
+    for run, store in runs:
+        seen = glimpse(run)
+        weight = RUN_WEIGHT + len(seen.nodes) // NODES_GLIMPSED
+        yield weight, separator + _opened(_summary(seen) | _store_status(store))
+        yield from _run_parts(seen)
+        separator = b","
+    yield 0, b"]}"
+
+
+def _run_parts(seen: Glimpse) -> Iterator[tuple[int, bytes]]:
+    yield 0, b',"nodes":['
+    yield from _members(list, _nodes(seen))
+    yield 0, b'],"departed":{'
+    yield from _members(dict, ((str(node), reason) for node, reason in seen.departed.items()))
+    yield 0, b'},"bans":['
+    yield from _members(list, _bans(seen))
+    yield 0, b"]}"
+
+
+def _opened(content: dict[str, Any]) -> bytes:
+    """Return a JSON object without its end."""
+    return msgspec.json.encode(content)[:-1]
+
+
+def _members(
+    kind: Callable[[Iterable[Any]], Any], members: Iterator[Any]
+) -> Iterator[tuple[int, bytes]]:
+    """Yield what is between the brackets of a JSON array or object."""
+    separator = b""
+    while chunk := kind(islice(members, PART_NODES)):
+        yield len(chunk), separator + msgspec.json.encode(chunk)[1:-1]
+        separator = b","
+
+
+def _summary(seen: Glimpse) -> dict[str, Any]:
+    return {
+        "run_id": seen.run_id,
+        "epoch": seen.epoch,
+        "round": seen.round,
+        "state": seen.phase,
+        "closed_reason": seen.closed_reason,
+        "waiting_for": seen.waiting_for,
+        "waiting_since_s": _rounded(seen.waits_for_s),
+        "held": seen.held,
+        "desired_nodes": seen.desired_nodes,
+        "min_nodes": seen.min_nodes,
+        "max_nodes": seen.max_nodes,
+        "node_unit": seen.node_unit,
+        "world_size": seen.world_size,
+    }
 
 
 def _store_status(store: RunStore) -> dict[str, int]:
     return {"store_keys": store.keys, "store_bytes": store.bytes_used}
 
 
-def run_status(run: Run) -> dict[str, Any]:
-    """Return the status of a run: its round, what it waits for, and its nodes."""
-    state, agreed = run.state, run.state.agreed
-    nodes = sorted(state.last_heartbeats, key=natural_order)
-    places, now_s = _places(run), run.now_s
-    return {
-        "run_id": run.run_id,
-        "epoch": state.epoch,
-        "round": state.round,
-        "state": phase(run),
-        "closed_reason": state.closed_reason,
-        "waiting_for": _waiting_for(run),
-        "waiting_since_s": _rounded(run.waits_for_s),
-        "held": (state.held_reason or "on request") if state.held else None,
-        "desired_nodes": state.desired_nodes,
-        "min_nodes": agreed.min_nodes if agreed else None,
-        "max_nodes": agreed.max_nodes if agreed else None,
-        "node_unit": agreed.node_unit if agreed else None,
-        "world_size": len(state.world.members) if state.world else 0,
-        "nodes": [_node_status(run, node, places.get(node, "attached"), now_s) for node in nodes],
-        "departed": {str(node): reason for node, reason in state.departed.items()},
-        "bans": [
-            {"who": who, "reason": given.reason, "left_s": _rounded(given.left_s)}
-            for who, given in state.bans.items()
-        ],
-    }
+def _nodes(seen: Glimpse) -> Iterator[NodeStatus]:
+    columns = (seen.nodes, seen.connections, seen.heard_s, seen.joins)
+    for node, connection, heard_s, join in zip(*columns, strict=True):
+        yield _node_status(seen, node, connection is not None, heard_s, join)
 
 
-def _waiting_for(run: Run) -> str:
-    if run.state.closed or run.state.complete:
-        return ""
-    return completion(run.anyone()).reason
-
-
-def _node_status(run: Run, node: NodeDesc, place: str, now_s: float) -> NodeStatus:
-    state, session = run.state, run.sessions[node]
-    profile = state.profiles[node]
-    joined_s = session.join.since_s if session.join is not None else None
+def _node_status(
+    seen: Glimpse, node: NodeDesc, connected: bool, heard_s: float, join: HeldJoin | None
+) -> NodeStatus:
+    profile, standing = seen.profiles[node], seen.standing(node)
     return NodeStatus(
         node=str(node),
         node_id=profile.node_id,
         addr=profile.addr or node.addr,
         pid=node.pid,
-        state=place,
-        rank=state.participants.get(node) if state.complete else None,
-        connected=session.connection is not None,
-        heard_s_ago=round(now_s - session.heard_s, 1),
-        waiting_since_s=None if joined_s is None else round(now_s - joined_s, 1),
-        draining=state.draining.get(node),
+        state=PARTICIPANT if standing.state == JOINED else standing.state,
+        rank=standing.rank,
+        connected=connected,
+        heard_s_ago=round(seen.now_s - heard_s, 1),
+        waiting_since_s=None if join is None else round(seen.now_s - join.since_s, 1),
+        draining=seen.draining.get(node),
         labels=profile.labels,
         release=profile.release,
     )
 
 
-def _places(run: Run) -> dict[NodeDesc, str]:
-    state = run.state
-    return {
-        node: name
-        for name, members in (
-            ("participant", state.participants),
-            ("returning", state.survivors),
-            ("waiting", state.wait_list),
-            ("spare", state.redundancy_list),
-            ("straggler", state.stragglers),
-        )
-        for node in members
-    }
+def _bans(seen: Glimpse) -> Iterator[dict[str, Any]]:
+    for who, given in seen.bans.items():
+        yield {"who": who, "reason": given.reason, "left_s": _rounded(given.left_s)}
 
 
 def _rounded(seconds: float | None) -> float | None:

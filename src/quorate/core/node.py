@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["NodeDesc", "NodeProfile", "natural_order"]
+__all__ = ["NodeDesc", "NodeProfile", "natural_order", "natural_text"]
 
 
 class NodeDesc(

@@ -137,6 +137,8 @@ class Office:
                 self._mailroom.remove(self._name(event.kv))
 
     def _flush(self) -> None:
+        while self._engine.has_chores:
+            self._engine.carry_on()
         while (batch := self._engine.take_batch()) is not None:
             self._mailroom.deliver(self._engine.take_sends())
             self._store(batch)

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from quorate.coordinator.glimpse import Glimpse, glimpse
+from quorate.coordinator.glimpse import PARTICIPANT, Glimpse, glimpse
 from quorate.coordinator.server import CoordinatorServer
 from quorate.coordinator.tally import Histogram, Tally
 
@@ -107,10 +107,8 @@ def _present(runs: list[Glimpse]) -> Iterator[Metric]:
         "quorate_nodes", "Attached nodes, by where they stand.", labels=["run", "state"]
     )
     for run in runs:
-        counts: dict[str, int] = {}
-        for standing in run.standings.values():
-            counts[standing.state] = counts.get(standing.state, 0) + 1
-        size.add_metric([run.run_id], counts.get("participant", 0))
+        counts = run.counts()
+        size.add_metric([run.run_id], counts.get(PARTICIPANT, 0))
         for state, count in counts.items():
             nodes.add_metric([run.run_id, state], count)
     yield from (size, nodes)

@@ -178,14 +178,15 @@ class Timeline:
 
     def _follow_nodes(self, seen: Glimpse, happened: list[Event], now_s: float) -> None:
         fates = {event.node: (event.kind, event.text) for event in happened if event.node}
-        for node in self._lanes.keys() - seen.standings.keys():
+        for node in self._lanes.keys() - seen.profiles.keys():
             self._retire(self._lanes.pop(node), seen, fates.get(str(node), _UNKNOWN), now_s)
         began_s = self._began_s(seen, now_s)
-        for node, standing in seen.standings.items():
+        for node, connection in zip(seen.nodes, seen.connections, strict=True):
+            standing = seen.standing(node)
             lane = self._lanes.get(node) or self._new_lane(node, seen.profiles[node])
             if lane.standing != standing:
                 self._step(lane, standing, now_s if standing.rank is None else began_s)
-            marks = (node not in seen.cut_off, seen.draining.get(node, ""))
+            marks = (connection is not None, seen.draining.get(node, ""))
             if lane.marks != marks:
                 lane.marks = marks
                 self._news.marks[lane.number] = marks
@@ -217,9 +218,6 @@ class Timeline:
         if seen.waiting_kind != self._waiting[0]:
             since_s = None if seen.waits_for_s is None else round(now_s - seen.waits_for_s, 3)
             self._waiting = (seen.waiting_kind, since_s)
-        counts: dict[str, int] = {}
-        for standing in seen.standings.values():
-            counts[standing.state] = counts.get(standing.state, 0) + 1
         return {
             "run": seen.run_id,
             "epoch": seen.epoch,
@@ -231,12 +229,12 @@ class Timeline:
             "min_nodes": seen.min_nodes,
             "max_nodes": seen.max_nodes,
             "desired_nodes": seen.desired_nodes,
-            "node_unit": seen.node_unit,
+            "node_unit": seen.node_unit or 1,
             "held": seen.held,
-            "counts": counts,
+            "counts": seen.counts(),
             "lost": len(seen.departed),
-            "cut_off": len(seen.cut_off),
-            "bans": seen.bans,
+            "cut_off": seen.connections.count(None),
+            "bans": len(seen.bans),
         }
 
     def _new_lane(self, node: NodeDesc, profile: NodeProfile) -> Lane:

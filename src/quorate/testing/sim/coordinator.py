@@ -173,6 +173,7 @@ class SimCoordinator(Peer):
         engine = self.engine
         if engine is None:
             return
+        engine.carry_on()
         self._watcher.before(self)
         batch = engine.take_batch()
         self._watcher.after(self)
