@@ -111,6 +111,7 @@ FLOORS: dict[str, str] = {
         coordinator.naming
         coordinator.operators
         coordinator.glimpse
+        coordinator.parts
         coordinator.status
         coordinator.reports
         coordinator.greeting
@@ -292,6 +293,7 @@ PURE = {
     "coordinator.naming",
     "coordinator.operators",
     "coordinator.outbox",
+    "coordinator.parts",
     "coordinator.records",
     "coordinator.refusals",
     "coordinator.reports",

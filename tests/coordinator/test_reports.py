@@ -18,7 +18,7 @@ NODES = 10 * PART_NODES
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     """A world of which a report takes many slices."""
-    for module in ("status", "reports"):
+    for module in ("parts", "reports"):
         monkeypatch.setattr(f"quorate.coordinator.{module}.PART_NODES", PART_NODES)
     driver = Driver(NODES, NODES + 10)
     driver.world(*(f"node{number}" for number in range(NODES)))

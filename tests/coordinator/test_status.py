@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from quorate.coordinator.outbox import Outbox
-from quorate.coordinator.status import parts
+from quorate.coordinator.status import status_parts
 from quorate.coordinator.store import RunStore
 from quorate.wire.messages import Evict, Report, SetValue, Status
 from tests.coordinator.driver import RUN, Driver
@@ -118,12 +118,12 @@ def test_one_run_may_be_asked_for() -> None:
 
 
 def test_a_part_has_so_many_nodes_and_weighs_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quorate.coordinator.status.PART_NODES", 4)
+    monkeypatch.setattr("quorate.coordinator.parts.PART_NODES", 4)
     driver = Driver(2, 20)
     for number in range(10):
         driver.agent(f"node{number}").join()
     run, store = driver.run, RunStore(RUN, Outbox())
-    told = list(parts("here", driver.clock.now(), 10, [(run, store), (run, store)]))
+    told = list(status_parts("here", driver.clock.now(), 10, [(run, store), (run, store)]))
     described = [(weight, text.count(b'"pid"')) for weight, text in told if b'"pid"' in text]
     assert described == [(4, 4), (4, 4), (2, 2)] * 2
     first, second = msgspec.json.decode(b"".join(text for _, text in told))["runs"]
@@ -132,7 +132,7 @@ def test_a_part_has_so_many_nodes_and_weighs_as_many(monkeypatch: pytest.MonkeyP
 
 
 def test_those_who_are_gone_or_kept_out_have_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quorate.coordinator.status.PART_NODES", 2)
+    monkeypatch.setattr("quorate.coordinator.parts.PART_NODES", 2)
     driver = Driver(1, 9)
     names = [f"node{number}" for number in range(9)]
     agents = driver.world(*names)

@@ -52,7 +52,7 @@ def test_a_viewer_is_told_the_runs_and_then_what_changes() -> None:
     driver = Driver(2, 3)
     driver.agent("a").join()
     feed, _ = make_feed(driver)
-    feed.look()
+    asyncio.run(feed.look())
     viewer = feed.attach(RUN)
     (coordinator, runs, version) = take(viewer)
     assert coordinator[1]["name"] == "here"
@@ -61,11 +61,11 @@ def test_a_viewer_is_told_the_runs_and_then_what_changes() -> None:
     ]
     assert version == ("version", {"run": RUN, "version": 1})
     driver.agent("b").join()
-    feed.look()
+    asyncio.run(feed.look())
     (run, diff) = take(viewer)
     assert (run[0], run[1]["nodes"]) == ("run", 2)
     assert (diff[0], diff[1]["from"], diff[1]["version"]) == ("diff", 1, 2)
-    feed.look()
+    asyncio.run(feed.look())
     assert take(viewer) == []
 
 
@@ -75,7 +75,7 @@ def test_a_viewer_is_not_told_what_happens_in_other_runs() -> None:
     viewer = feed.attach("another")
     take(viewer)
     driver.agent("a").join()
-    feed.look()
+    asyncio.run(feed.look())
     assert [name for name, _ in take(viewer)] == ["run"]
 
 
@@ -103,13 +103,13 @@ def test_runs_that_are_forgotten_are_gone() -> None:
     driver = Driver(2, 3)
     driver.agent("a").join()
     feed, _ = make_feed(driver)
-    feed.look()
+    asyncio.run(feed.look())
     viewer = feed.attach("")
     take(viewer)
     del driver.engine.runs[RUN]
-    feed.look()
+    asyncio.run(feed.look())
     assert take(viewer) == [("gone", {"run": RUN})]
-    assert feed.snapshot(RUN) is None
+    assert asyncio.run(feed.snapshot(RUN)) is None
 
 
 def test_only_the_runs_that_changed_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,10 +117,10 @@ def test_only_the_runs_that_changed_last_are_kept(monkeypatch: pytest.MonkeyPatc
     driver = Driver(2, 3)
     driver.agent("a").join()
     feed, _ = make_feed(driver)
-    feed.look()
-    assert feed.snapshot(RUN) is None
-    feed.look()
-    assert feed.snapshot(RUN) is None, "nothing has changed since"
+    asyncio.run(feed.look())
+    assert asyncio.run(feed.snapshot(RUN)) is None
+    asyncio.run(feed.look())
+    assert asyncio.run(feed.snapshot(RUN)) is None, "nothing has changed since"
 
 
 def test_viewers_are_told_that_nobody_is_answered() -> None:
@@ -128,6 +128,31 @@ def test_viewers_are_told_that_nobody_is_answered() -> None:
     viewer = feed.attach("")
     take(viewer)
     seen.refuses = "the ledger cannot be written"
-    feed.look()
+    asyncio.run(feed.look())
     ((name, content),) = take(viewer)
     assert (name, content["hindrance"]) == ("coordinator", "the ledger cannot be written")
+
+
+def test_others_are_served_while_many_nodes_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quorate.page.timeline.PART_NODES", 1)
+    monkeypatch.setattr("quorate.page.feed.PART_NODES", 1)
+    monkeypatch.setattr("quorate.coordinator.parts.PART_NODES", 1)
+    driver = Driver(3, 9)
+    driver.world("a", "b", "c")
+    feed, _ = make_feed(driver)
+
+    async def main() -> None:
+        looking = asyncio.ensure_future(feed.look())
+        await asyncio.sleep(0)
+        # What happens meanwhile is not in this look, and is in the next.
+        newcomer = driver.agent("d")
+        asking = asyncio.ensure_future(feed.snapshot(RUN))
+        await asyncio.sleep(0)
+        assert not looking.done()
+        await looking
+        assert feed.version(RUN) == 1
+        timeline = msgspec.json.decode(await asking or b"")
+        assert timeline["version"] == 2
+        assert [lane["addr"] for lane in timeline["lanes"]] == ["a", "b", "c", newcomer.node.addr]
+
+    asyncio.run(main())

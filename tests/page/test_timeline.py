@@ -26,7 +26,9 @@ class Watcher:
 
     def look(self) -> dict[str, Any] | None:
         now_s = self.driver.clock.now().timestamp()
-        if not self.timeline.observe(glimpse(self.driver.run), now_s):
+        for _ in self.timeline.observe(glimpse(self.driver.run), now_s):
+            pass
+        if self.timeline.version == self.version:
             return None
         diff: dict[str, Any] = msgspec.json.decode(self.timeline.diff(now_s))
         assert diff["from"] == self.version
@@ -59,7 +61,7 @@ class Watcher:
         del self.events[:-EVENTS_MAX]
 
     def _compare(self) -> None:
-        told = msgspec.json.decode(self.timeline.snapshot(0))
+        told = msgspec.json.decode(b"".join(part for _, part in self.timeline.snapshot(0)))
         assert {lane["lane"]: lane for lane in told["lanes"]} == self.lanes
         assert told["rounds"] == list(self.rounds.values())[-ROUNDS_MAX:]
         assert told["events"] == self.events

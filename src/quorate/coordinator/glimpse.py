@@ -8,7 +8,7 @@ or only ever replaced is shared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from quorate.coordinator.history import Event, Round
 from quorate.coordinator.run import Run
@@ -92,7 +92,7 @@ class Glimpse(NamedTuple):
     heard_s: Sequence[float]
     joins: Sequence[HeldJoin | None]
     profiles: Mapping[NodeDesc, NodeProfile]
-    places: Mapping[str, Mapping[NodeDesc, object]]
+    places: Mapping[str, Mapping[NodeDesc, Any]]
     departed: Mapping[NodeDesc, str]
     draining: Mapping[NodeDesc, str]
     bans: Mapping[str, Ban]
@@ -158,7 +158,7 @@ def _phase(state: RendezvousState) -> str:
     return "joining" if state.world is None else "regrouping"
 
 
-def _places(state: RendezvousState) -> dict[str, Mapping[NodeDesc, object]]:
+def _places(state: RendezvousState) -> dict[str, Mapping[NodeDesc, Any]]:
     return {
         name: dict(members)
         for name, members in (

@@ -21,8 +21,9 @@ import msgspec
 
 from quorate.clock import Clock
 from quorate.coordinator.outbox import Outbox
+from quorate.coordinator.parts import PART_NODES
 from quorate.coordinator.run import Run
-from quorate.coordinator.status import PART_NODES, parts
+from quorate.coordinator.status import status_parts
 from quorate.coordinator.store import RunStore
 from quorate.errors import RendezvousLimitError
 from quorate.wire.messages import Report, Status, report_of
@@ -86,7 +87,7 @@ class Look:
         self._begun_s = now_s
         # As they are shown; `None` until their turn has come.
         self._revisions: dict[str, int | None] = dict.fromkeys(view.asked_for(run_id))
-        self._parts = parts(view.name, view.clock.now(), len(view.peers), self._turns())
+        self._parts = status_parts(view.name, view.clock.now(), len(view.peers), self._turns())
         self._compressor = zlib.compressobj(level=1)
         self._compressed: list[bytes] = []
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 import msgspec
 
 from quorate.coordinator.glimpse import JOINED, PARTICIPANT, Glimpse, glimpse
+from quorate.coordinator.parts import Parts, members, opened
 from quorate.coordinator.run import Run
 from quorate.coordinator.session import HeldJoin
 from quorate.coordinator.store import RunStore
 from quorate.core.node import NodeDesc
 from quorate.core.settings import PROTOCOL_VERSION
 
-__all__ = ["PART_NODES", "NodeStatus", "parts"]
-
-# The nodes of one part: 0.1 to 0.2 ms of work.
-PART_NODES = 64
+__all__ = ["NodeStatus", "status_parts"]
 
 # What a run itself costs, in nodes, and how many nodes can be glimpsed in the time in which one is
 # described.
@@ -60,9 +57,9 @@ class NodeStatus(msgspec.Struct, gc=False):
     release: str
 
 
-def parts(
+def status_parts(
     coordinator: str, now: datetime, connections: int, runs: Iterable[tuple[Run, RunStore]]
-) -> Iterator[tuple[int, bytes]]:
+) -> Parts:
     """Yield the status of some runs as JSON, in parts, each with what it weighs in nodes.
 
     Each run is shown as it is at one moment, that at which its turn comes; the nodes in the order
@@ -80,40 +77,25 @@ def parts(
         "protocol": PROTOCOL_VERSION,
         "connections": connections,
     }
-    yield 1, _opened(head) + b',"runs":['
+    yield 1, opened(head) + b',"runs":['
     separator = b""
     for run, store in runs:
         seen = glimpse(run)
         weight = RUN_WEIGHT + len(seen.nodes) // NODES_GLIMPSED
-        yield weight, separator + _opened(_summary(seen) | _store_status(store))
+        yield weight, separator + opened(_summary(seen) | _store_status(store))
         yield from _run_parts(seen)
         separator = b","
     yield 0, b"]}"
 
 
-def _run_parts(seen: Glimpse) -> Iterator[tuple[int, bytes]]:
+def _run_parts(seen: Glimpse) -> Parts:
     yield 0, b',"nodes":['
-    yield from _members(list, _nodes(seen))
+    yield from members(list, _nodes(seen))
     yield 0, b'],"departed":{'
-    yield from _members(dict, ((str(node), reason) for node, reason in seen.departed.items()))
+    yield from members(dict, ((str(node), reason) for node, reason in seen.departed.items()))
     yield 0, b'},"bans":['
-    yield from _members(list, _bans(seen))
+    yield from members(list, _bans(seen))
     yield 0, b"]}"
-
-
-def _opened(content: dict[str, Any]) -> bytes:
-    """Return a JSON object without its end."""
-    return msgspec.json.encode(content)[:-1]
-
-
-def _members(
-    kind: Callable[[Iterable[Any]], Any], members: Iterator[Any]
-) -> Iterator[tuple[int, bytes]]:
-    """Yield what is between the brackets of a JSON array or object."""
-    separator = b""
-    while chunk := kind(islice(members, PART_NODES)):
-        yield len(chunk), separator + msgspec.json.encode(chunk)[1:-1]
-        separator = b","
 
 
 def _summary(seen: Glimpse) -> dict[str, Any]:

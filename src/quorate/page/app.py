@@ -252,10 +252,16 @@ class Page:
 
     async def _timeline(self, request: web.Request) -> web.StreamResponse:
         run_id = request.query.get("run", "")
-        body = self._feed.snapshot(run_id)
-        if body is None:
-            return _refusal(404, f"There is no run '{run_id}' here: /status.json names the runs.")
-        return _json(body)
+
+        async def make() -> bytes:
+            body = await self._feed.snapshot(run_id)
+            if body is None:
+                raise _unknown(run_id)
+            return body
+
+        # Made for all who ask for it at this version; the next may not be kept from anybody.
+        version = self._feed.version(run_id)
+        return await self._told(f"timeline {version} {run_id}", make)
 
     async def _told(self, key: str, make: Callable[[], Awaitable[bytes]]) -> web.StreamResponse:
         try:
@@ -269,12 +275,13 @@ class Page:
 
     async def _ask_for(self, run_id: str, make_request: Callable[[int], Request]) -> bytes:
         if run_id and run_id not in self._server.runs:
-            raise RendezvousError(f"There is no run '{run_id}' here: /status.json names the runs.")
+            raise _unknown(run_id)
         answer = await self._server.ask(run_id, make_request, ANSWER_TIMEOUT_S)
         if isinstance(answer, Failed):
             raise RendezvousError(answer.message)
         assert isinstance(answer, Report)
-        return answer.text()
+        # Megabytes are decompressed beside the loop.
+        return await asyncio.to_thread(answer.text) if answer.compressed else answer.text()
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         viewer = self._feed.attach(request.query.get("run", ""))
@@ -375,6 +382,10 @@ def _error(
     kind: type[web.HTTPException], reason: str, headers: dict[str, str] | None = None
 ) -> web.HTTPException:
     return kind(text=_line(reason), headers=headers)
+
+
+def _unknown(run_id: str) -> RendezvousError:
+    return RendezvousError(f"There is no run '{run_id}' here: /status.json names the runs.")
 
 
 def _line(reason: str) -> str:

@@ -15,14 +15,19 @@ import msgspec
 
 from quorate.clock import Clock
 from quorate.coordinator.glimpse import glimpse
+from quorate.coordinator.parts import PART_NODES
+from quorate.coordinator.run import Run
 from quorate.coordinator.server import CoordinatorServer
 from quorate.errors import RendezvousLimitError
 from quorate.page.timeline import Timeline
 
 __all__ = ["LOOK_S", "TIMELINES_MAX", "VIEWERS_MAX", "Feed", "Viewer"]
 
-# How often the runs are looked at; a run of 4,000 nodes that changes costs some milliseconds.
+# How often the runs are looked at.
 LOOK_S = 0.5
+
+# After each part of what takes long, so that agents are served meanwhile.
+PAUSE_S = 0.001
 
 VIEWERS_MAX = 64
 
@@ -86,6 +91,7 @@ class Feed:
         self._revisions: dict[str, int] = {}
         self._viewers: set[Viewer] = set()
         self._hindrance = ""
+        self._looking = asyncio.Lock()
 
     def attach(self, run_id: str) -> Viewer:
         """Return a new viewer, which knows the runs from the first event on; detach it later.
@@ -110,37 +116,65 @@ class Feed:
         """Send nothing more to a viewer."""
         self._viewers.discard(viewer)
 
-    def snapshot(self, run_id: str) -> bytes | None:
-        """Return the timeline of a run as JSON; `None` if there is no such run here."""
-        self.look()
+    def version(self, run_id: str) -> int:
+        """Return which version of a run's timeline there is; 0 if there is none."""
         timeline = self._timelines.get(run_id)
-        return timeline.snapshot(self._now_s()) if timeline is not None else None
+        return timeline.version if timeline is not None else 0
+
+    async def snapshot(self, run_id: str) -> bytes | None:
+        """Return the timeline of a run as JSON; `None` if there is no such run here.
+
+        As for `look`, whoever begins must go on to the end.
+        """
+        async with self._looking:
+            await self._look()
+            timeline = self._timelines.get(run_id)
+            if timeline is None:
+                return None
+            made = bytearray()
+            for weight, part in timeline.snapshot(self._now_s()):
+                made += part
+                if weight >= PART_NODES:
+                    await asyncio.sleep(PAUSE_S)
+            return bytes(made)
 
     async def follow(self) -> None:
         """Look at the runs until cancelled."""
         while True:
-            self.look()
+            await self.look()
             await asyncio.sleep(LOOK_S)
 
-    def look(self) -> None:
-        """Take note of what has changed since the last look, and tell the viewers."""
-        runs = self._server.runs
-        for run_id in self._timelines.keys() - runs.keys():
+    async def look(self) -> None:
+        """Take note of what has changed since the last look, and tell the viewers.
+
+        Whoever begins must go on to the end: see `Timeline`.
+        """
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
+        for run_id in self._timelines.keys() - self._server.runs.keys():
             self._drop(run_id)
-        for run_id in self._revisions.keys() - runs.keys():
+        for run_id in self._revisions.keys() - self._server.runs.keys():
             del self._revisions[run_id]
-        for run_id, run in runs.items():
+        for run_id, run in list(self._server.runs.items()):
             if self._revisions.get(run_id) != run.revision:
                 self._revisions[run_id] = run.revision
                 # The last in the dictionary is the one that changed last.
                 timeline = self._timelines.pop(run_id, None) or Timeline(run_id)
                 self._timelines[run_id] = timeline
-                if timeline.observe(glimpse(run), self._now_s()):
-                    self._tell(timeline)
+                await self._observe(timeline, run)
         while len(self._timelines) > TIMELINES_MAX:
             self._drop(next(iter(self._timelines)))
         if self._hindrance != self._server.hindrance():
             self._broadcast(self._greeting())
+
+    async def _observe(self, timeline: Timeline, run: Run) -> None:
+        version = timeline.version
+        for _ in timeline.observe(glimpse(run), self._now_s()):
+            await asyncio.sleep(PAUSE_S)
+        if timeline.version != version:
+            self._tell(timeline)
 
     def _tell(self, timeline: Timeline) -> None:
         if not self._viewers:

@@ -3,24 +3,28 @@
 A `Timeline` compares what it is shown with what it was shown before. What has changed is kept in
 the lanes, and said as a diff, which a viewer adds to what it has:
 
-    timeline.observe(glimpse(run), now_s)    -> whether something is new
-    timeline.diff(now_s)                     -> what that was, as JSON
-    timeline.snapshot(now_s)                 -> everything, as JSON
+    timeline.observe(glimpse(run), now_s)    -> steps; then there is a new version, or nothing new
+    timeline.diff(now_s)                     -> what is new, as JSON
+    timeline.snapshot(now_s)                 -> everything, as JSON in parts
 
-A diff goes from one version to the next; a viewer of another version asks for everything. Times
-are seconds since 1970 on the coordinator's clock, for people only: nothing is decided by them.
+Whoever observes may do something else between two steps, and so may who takes a snapshot between
+two parts, as long as nothing else is done to the timeline. A diff goes from one version to the
+next; a viewer of another version asks for everything. Times are seconds since 1970 on the
+coordinator's clock, for people only: nothing is decided by them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
 
 from quorate.coordinator.glimpse import Glimpse, Standing
 from quorate.coordinator.history import Event, Round
+from quorate.coordinator.parts import PART_NODES, Parts, members, opened
 from quorate.core.node import NodeDesc, NodeProfile
 
 __all__ = ["GONE_MAX", "ROUNDS_MAX", "STEPS_MAX", "Timeline"]
@@ -102,23 +106,20 @@ class Timeline:
         """What is said of the run as a whole."""
         return self._head
 
-    def observe(self, seen: Glimpse, now_s: float) -> bool:
-        """Take note of how a run is now.
+    def observe(self, seen: Glimpse, now_s: float) -> Iterator[None]:
+        """Take note of how a run is now, `PART_NODES` nodes a step; go on to the end.
 
-        Returns:
-            Whether something is new; then there is a new version, and `diff` leads to it.
+        If something is new there is a new version then, and `diff` leads to it.
         """
         self._news = _News()
         happened = self._unseen(seen.events)
         self._follow_rounds(seen.rounds)
-        self._follow_nodes(seen, happened, now_s)
+        yield from self._follow_nodes(seen, happened, now_s)
         self._follow_events(happened, seen)
         head = self._describe(seen, now_s)
-        if head == self._head and not self._news:
-            return False
-        self._head = head
-        self.version += 1
-        return True
+        if head != self._head or self._news:
+            self._head = head
+            self.version += 1
 
     def diff(self, now_s: float) -> bytes:
         """Return what leads from the version before this one to this one, as JSON."""
@@ -133,19 +134,19 @@ class Timeline:
             | self._news.content()
         )
 
-    def snapshot(self, now_s: float) -> bytes:
-        """Return everything, as JSON."""
-        return msgspec.json.encode(
-            {
-                "run": self._run_id,
-                "version": self.version,
-                "now": now_s,
-                "head": self._head,
-                "lanes": [lane.row() for lane in (*self._gone, *self._lanes.values())],
-                "rounds": list(self._rounds.values()),
-                "events": list(self._events),
-            }
-        )
+    def snapshot(self, now_s: float) -> Parts:
+        """Yield everything, as JSON."""
+        head = {
+            "run": self._run_id,
+            "version": self.version,
+            "now": now_s,
+            "head": self._head,
+            "rounds": list(self._rounds.values()),
+            "events": list(self._events),
+        }
+        yield PART_NODES, opened(head) + b',"lanes":['
+        yield from members(list, (lane.row() for lane in chain(self._gone, self._lanes.values())))
+        yield 0, b"]}"
 
     def _unseen(self, events: Sequence[Event]) -> list[Event]:
         """Return the events since the last look; the oldest may be forgotten already."""
@@ -176,20 +177,24 @@ class Timeline:
             del self._rounds[next(iter(self._rounds))]
         self._news.rounds = changed[:ROUNDS_MAX][::-1]
 
-    def _follow_nodes(self, seen: Glimpse, happened: list[Event], now_s: float) -> None:
+    def _follow_nodes(self, seen: Glimpse, happened: list[Event], now_s: float) -> Iterator[None]:
         fates = {event.node: (event.kind, event.text) for event in happened if event.node}
         for node in self._lanes.keys() - seen.profiles.keys():
             self._retire(self._lanes.pop(node), seen, fates.get(str(node), _UNKNOWN), now_s)
         began_s = self._began_s(seen, now_s)
-        for node, connection in zip(seen.nodes, seen.connections, strict=True):
-            standing = seen.standing(node)
-            lane = self._lanes.get(node) or self._new_lane(node, seen.profiles[node])
-            if lane.standing != standing:
-                self._step(lane, standing, now_s if standing.rank is None else began_s)
-            marks = (connection is not None, seen.draining.get(node, ""))
-            if lane.marks != marks:
-                lane.marks = marks
-                self._news.marks[lane.number] = marks
+        nodes = zip(seen.nodes, seen.connections, strict=True)
+        while some := list(islice(nodes, PART_NODES)):
+            for node, connection in some:
+                standing = seen.standing(node)
+                lane = self._lanes.get(node) or self._new_lane(node, seen.profiles[node])
+                if lane.standing != standing:
+                    self._step(lane, standing, now_s if standing.rank is None else began_s)
+                marks = (connection is not None, seen.draining.get(node, ""))
+                if lane.marks != marks:
+                    lane.marks = marks
+                    self._news.marks[lane.number] = marks
+            if len(some) == PART_NODES:
+                yield
 
     def _began_s(self, seen: Glimpse, now_s: float) -> float:
         """Return since when the members of the world are in it."""
