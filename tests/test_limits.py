@@ -19,6 +19,7 @@ MODULES = (
     "coordinator.connection",
     "coordinator.flow",
     "coordinator.connections",
+    "coordinator.reports",
     "coordinator.store",
     "wire.frames",
 )

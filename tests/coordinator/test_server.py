@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from quorate import credentials
 from quorate.coordinator import connection, connections, engine, flow, server, writer
@@ -668,6 +670,70 @@ class TestToken:
             ledger.held = False
             assert isinstance(peer.read(), Waiting)
             assert not select.select([waiting.socket], [], [], 0.0)[0]
+
+
+@pytest.fixture
+def _many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a report of a few nodes take as many slices as one of thousands."""
+    for module in ("parts", "reports"):
+        monkeypatch.setattr(f"quorate.coordinator.{module}.PART_NODES", 1)
+
+
+@pytest.mark.usefixtures("_many")
+class TestSlices:
+    """What takes long is done in slices, and others are served in between."""
+
+    @staticmethod
+    def look(endpoint: Endpoint) -> RawPeer:
+        """Return an operator who has asked for a report."""
+        operator = RawPeer(endpoint)
+        operator.say(operator_hello(), Status(1))
+        operator.read_until(Welcome)
+        return operator
+
+    @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+    def test_they_come_to_an_end(self, run: Callable[..., None], start: Start) -> None:
+        coordinator = start(run=run)
+        with contextlib.ExitStack() as agents:
+            for name in "abcdefgh":
+                agent = agents.enter_context(RawAgent(coordinator.endpoint, name, nodes=9))
+                agent.read_until(Welcome)
+            with self.look(coordinator.endpoint) as operator:
+                report = operator.read_until(Report)
+        assert report.compressed
+        assert report.text().count(b'"pid"') == 8
+
+    def test_others_are_served_between_two_slices(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "CHORE_PAUSE_S", 3600.0)
+        coordinator = start()
+        with RawAgent(coordinator.endpoint) as agent, self.look(coordinator.endpoint) as operator:
+            join_alone(agent)
+            engine = coordinator.server._engine
+            assert engine.has_chores
+            for _ in range(8):
+                assert pings(agent)
+                coordinator.do(coordinator.server._do_chore)
+            assert operator.read_until(Report).id == 1
+            assert not engine.has_chores
+
+    def test_one_that_is_deposed_meanwhile_leaves_them(
+        self, start: Start, until: Until, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "CHORE_PAUSE_S", 3600.0)
+        seat, ledger = GatedSeat(), GatedLedger()
+        coordinator = start(seat=seat)
+        seat.ledgers.put(ledger)
+        until(lambda: coordinator.server._engine is not None)
+        with RawAgent(coordinator.endpoint) as agent:
+            agent.read_until(Welcome)
+            with self.look(coordinator.endpoint) as operator:
+                ledger.failures.append(RendezvousDeposedError("another one has it"))
+                agent.ask_to_join()
+                assert operator.read() is None
+            coordinator.do(coordinator.server._do_chore)
+            assert TestSeat.report(coordinator) == Redirect("holder:1")
 
 
 class TestSeat:

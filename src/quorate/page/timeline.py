@@ -179,7 +179,8 @@ class Timeline:
 
     def _follow_nodes(self, seen: Glimpse, happened: list[Event], now_s: float) -> Iterator[None]:
         fates = {event.node: (event.kind, event.text) for event in happened if event.node}
-        for node in self._lanes.keys() - seen.profiles.keys():
+        # Sets made of dictionaries take their hashes over, which views compute anew.
+        for node in set(self._lanes) - set(seen.profiles):
             self._retire(self._lanes.pop(node), seen, fates.get(str(node), _UNKNOWN), now_s)
         began_s = self._began_s(seen, now_s)
         nodes = zip(seen.nodes, seen.connections, strict=True)
