@@ -37,9 +37,12 @@ def make_feed(driver: Driver) -> tuple[Feed, Seen]:
 
 
 def take(viewer: Viewer) -> list[tuple[str, Any]]:
-    text = asyncio.run(viewer.take(0.01)).decode()
+    return read(asyncio.run(viewer.take(0.01)))
+
+
+def read(events: bytes) -> list[tuple[str, Any]]:
     found = []
-    for block in filter(None, text.split("\n\n")):
+    for block in filter(None, events.decode().split("\n\n")):
         if block == ":":
             continue
         name, data = block.split("\n")
@@ -144,6 +147,7 @@ def test_others_are_served_while_many_nodes_are_looked_at(monkeypatch: pytest.Mo
     async def main() -> None:
         looking = asyncio.ensure_future(feed.look())
         await asyncio.sleep(0)
+        viewer = feed.attach(RUN)
         # What happens meanwhile is not in this look, and is in the next.
         newcomer = driver.agent("d")
         asking = asyncio.ensure_future(feed.snapshot(RUN))
@@ -151,6 +155,9 @@ def test_others_are_served_while_many_nodes_are_looked_at(monkeypatch: pytest.Mo
         assert not looking.done()
         await looking
         assert feed.version(RUN) == 1
+        told = read(await viewer.take(1))
+        assert [name for name, _ in told] == ["coordinator", "runs", "run", "diff"]
+        assert told[1][1] == [], "it was not looked at to the end yet"
         timeline = msgspec.json.decode(await asking or b"")
         assert timeline["version"] == 2
         assert [lane["addr"] for lane in timeline["lanes"]] == ["a", "b", "c", newcomer.node.addr]

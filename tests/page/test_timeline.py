@@ -7,10 +7,15 @@ from typing import Any
 import msgspec
 
 from quorate.coordinator.glimpse import glimpse
+from quorate.coordinator.parts import Parts
 from quorate.page import timeline as module
 from quorate.page.timeline import EVENTS_MAX, GONE_MAX, ROUNDS_MAX, STEPS_MAX, Timeline
 from quorate.wire.messages import Drain, Evict, Hold
 from tests.coordinator.driver import RUN, Agent, Driver
+
+
+def joined(parts: Parts) -> bytes:
+    return b"".join(part for _, part in parts)
 
 
 class Watcher:
@@ -30,7 +35,7 @@ class Watcher:
             pass
         if self.timeline.version == self.version:
             return None
-        diff: dict[str, Any] = msgspec.json.decode(self.timeline.diff(now_s))
+        diff: dict[str, Any] = msgspec.json.decode(joined(self.timeline.diff(now_s)))
         assert diff["from"] == self.version
         self.version = diff["version"]
         self._add(diff)
@@ -61,7 +66,7 @@ class Watcher:
         del self.events[:-EVENTS_MAX]
 
     def _compare(self) -> None:
-        told = msgspec.json.decode(b"".join(part for _, part in self.timeline.snapshot(0)))
+        told = msgspec.json.decode(joined(self.timeline.snapshot(0)))
         assert {lane["lane"]: lane for lane in told["lanes"]} == self.lanes
         assert told["rounds"] == list(self.rounds.values())[-ROUNDS_MAX:]
         assert told["events"] == self.events

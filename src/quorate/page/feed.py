@@ -15,7 +15,7 @@ import msgspec
 
 from quorate.clock import Clock
 from quorate.coordinator.glimpse import glimpse
-from quorate.coordinator.parts import PART_NODES
+from quorate.coordinator.parts import PART_NODES, Parts
 from quorate.coordinator.run import Run
 from quorate.coordinator.server import CoordinatorServer
 from quorate.errors import RendezvousLimitError
@@ -129,14 +129,7 @@ class Feed:
         async with self._looking:
             await self._look()
             timeline = self._timelines.get(run_id)
-            if timeline is None:
-                return None
-            made = bytearray()
-            for weight, part in timeline.snapshot(self._now_s()):
-                made += part
-                if weight >= PART_NODES:
-                    await asyncio.sleep(PAUSE_S)
-            return bytes(made)
+            return await _made(timeline.snapshot(self._now_s())) if timeline is not None else None
 
     async def follow(self) -> None:
         """Look at the runs until cancelled."""
@@ -160,10 +153,7 @@ class Feed:
         for run_id, run in list(self._server.runs.items()):
             if self._revisions.get(run_id) != run.revision:
                 self._revisions[run_id] = run.revision
-                # The last in the dictionary is the one that changed last.
-                timeline = self._timelines.pop(run_id, None) or Timeline(run_id)
-                self._timelines[run_id] = timeline
-                await self._observe(timeline, run)
+                await self._observe(self._timelines.get(run_id) or Timeline(run_id), run)
         while len(self._timelines) > TIMELINES_MAX:
             self._drop(next(iter(self._timelines)))
         if self._hindrance != self._server.hindrance():
@@ -173,19 +163,22 @@ class Feed:
         version = timeline.version
         for _ in timeline.observe(glimpse(run), self._now_s()):
             await asyncio.sleep(PAUSE_S)
+        # Viewers who come meanwhile are not shown a new one that is half done. The last in the
+        # dictionary is the one that changed last.
+        self._timelines.pop(run.run_id, None)
+        self._timelines[run.run_id] = timeline
         if timeline.version != version:
-            self._tell(timeline)
+            await self._tell(timeline)
 
-    def _tell(self, timeline: Timeline) -> None:
-        if not self._viewers:
-            return
+    async def _tell(self, timeline: Timeline) -> None:
         self._broadcast(encoded("run", _brief(timeline)))
         run_id = timeline.head["run"]
-        watching = [viewer for viewer in self._viewers if viewer.run_id == run_id]
-        if watching:
-            event = framed("diff", timeline.diff(self._now_s()))
-            for viewer in watching:
-                viewer.send(event)
+        if any(viewer.run_id == run_id for viewer in self._viewers):
+            event = framed("diff", await _made(timeline.diff(self._now_s())))
+            # Others may have come or gone meanwhile; who has this version already ignores it.
+            for viewer in self._viewers:
+                if viewer.run_id == run_id:
+                    viewer.send(event)
 
     def _drop(self, run_id: str) -> None:
         del self._timelines[run_id]
@@ -202,6 +195,16 @@ class Feed:
 
     def _now_s(self) -> float:
         return round(self._clock.now().timestamp(), 3)
+
+
+async def _made(parts: Parts) -> bytes:
+    """Return JSON that is made in parts; everybody else is served in between."""
+    made = bytearray()
+    for weight, part in parts:
+        made += part
+        if weight >= PART_NODES:
+            await asyncio.sleep(PAUSE_S)
+    return bytes(made)
 
 
 def encoded(event: str, content: object) -> bytes:

@@ -4,13 +4,12 @@ A `Timeline` compares what it is shown with what it was shown before. What has c
 the lanes, and said as a diff, which a viewer adds to what it has:
 
     timeline.observe(glimpse(run), now_s)    -> steps; then there is a new version, or nothing new
-    timeline.diff(now_s)                     -> what is new, as JSON
+    timeline.diff(now_s)                     -> what is new, as JSON in parts
     timeline.snapshot(now_s)                 -> everything, as JSON in parts
 
-Whoever observes may do something else between two steps, and so may who takes a snapshot between
-two parts, as long as nothing else is done to the timeline. A diff goes from one version to the
-next; a viewer of another version asks for everything. Times are seconds since 1970 on the
-coordinator's clock, for people only: nothing is decided by them.
+Between two steps or two parts something else may be done, but not to the timeline. A diff goes from
+one version to the next; a viewer of another version asks for everything. Times are seconds since
+1970 on the coordinator's clock, for people only: nothing is decided by them.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
-
-import msgspec
 
 from quorate.coordinator.glimpse import Glimpse, Standing
 from quorate.coordinator.history import Event, Round
@@ -121,18 +118,18 @@ class Timeline:
             self._head = head
             self.version += 1
 
-    def diff(self, now_s: float) -> bytes:
-        """Return what leads from the version before this one to this one, as JSON."""
-        return msgspec.json.encode(
-            {
-                "run": self._run_id,
-                "from": self.version - 1,
-                "version": self.version,
-                "now": now_s,
-                "head": self._head,
-            }
-            | self._news.content()
-        )
+    def diff(self, now_s: float) -> Parts:
+        """Yield what leads from the version before this one to this one, as JSON."""
+        head = {
+            "run": self._run_id,
+            "from": self.version - 1,
+            "version": self.version,
+            "now": now_s,
+            "head": self._head,
+        }
+        yield PART_NODES, opened(head)
+        yield from self._news.parts()
+        yield 0, b"}"
 
     def snapshot(self, now_s: float) -> Parts:
         """Yield everything, as JSON."""
@@ -284,18 +281,19 @@ class _News:
     def __bool__(self) -> bool:
         return any(self.__dict__.values())
 
-    def content(self) -> dict[str, Any]:
-        """Return what there is, by its name."""
+    def parts(self) -> Parts:
+        """Yield what there is, by its name, each after a comma."""
         new = {lane.number for lane in self.lanes}
-        found: dict[str, Iterable[Any]] = {
-            "lanes": [lane.row() for lane in self.lanes],
-            "steps": [[lane, *step] for lane, step in self.steps.items() if lane not in new],
-            "marks": [[lane, *marks] for lane, marks in self.marks.items() if lane not in new],
-            "forgotten": self.forgotten,
-            "rounds": self.rounds,
-            "events": self.events,
+        rows: dict[str, Iterable[Any]] = {
+            "lanes": (lane.row() for lane in self.lanes),
+            "steps": ([lane, *step] for lane, step in self.steps.items() if lane not in new),
+            "marks": ([lane, *marks] for lane, marks in self.marks.items() if lane not in new),
         }
-        return {name: value for name, value in found.items() if value}
+        for name, found in self.__dict__.items():
+            if found:
+                yield 0, f',"{name}":['.encode()
+                yield from members(list, rows.get(name, found))
+                yield 0, b"]"
 
 
 def _band(record: Round) -> dict[str, Any]:
