@@ -234,8 +234,8 @@ def test_run_raises_error_if_operation_timed_out(cluster: Cluster) -> None:
 
 def test_run_delays_execution_if_sync_requested(cluster: Cluster) -> None:
     before = cluster.clock.monotonic()
-    cluster.run(A, decide(Action.SYNC))
-    assert cluster.clock.monotonic() - before == pytest.approx(1.0 + 1.0)
+    cluster.run(A, decide(Action.SYNC, Action.SYNC, Action.SYNC))
+    assert cluster.clock.monotonic() - before == pytest.approx(1.0 + 0.5 + 0.5 + 1.0)
 
 
 def test_a_delay_ends_soon_after_the_deadline(cluster: Cluster) -> None:
@@ -333,11 +333,11 @@ def test_after_a_lost_compare_and_set_it_decides_again_on_what_is_there(cluster:
     before = cluster.clock.monotonic()
     member.executor.run(operation, member.deadline())
     assert cluster.state.closed_reason == "first"
-    assert 1.0 <= cluster.clock.monotonic() - before <= 1.0 + 0.1, "it stays back for a moment"
+    assert cluster.clock.monotonic() - before == 1.0, "it need not read what the write has read"
     assert member.backend.calls.count("set_state") == 1
 
 
-def test_it_stays_back_longer_after_each_loss(cluster: Cluster) -> None:
+def test_it_stays_back_longer_after_each_further_loss(cluster: Cluster) -> None:
     member = cluster.members[A]
     losses = 8
 
@@ -354,7 +354,7 @@ def test_it_stays_back_longer_after_each_loss(cluster: Cluster) -> None:
     before = cluster.clock.monotonic()
     member.executor.run(operation, member.deadline())
     passed_s = cluster.clock.monotonic() - before
-    assert 0 < passed_s <= 0.1 + 0.2 + 0.4 + 0.8 + 4 * 1.0
+    assert 0 < passed_s <= 0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 2 * 1.0
 
 
 @pytest.mark.parametrize("lost", ["request", "reply"])

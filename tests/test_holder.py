@@ -388,6 +388,17 @@ def test_wait_sleeps_where_the_backend_cannot_watch(member: Member) -> None:
     assert member.clock.monotonic() == before + 3
 
 
+def test_whoever_has_waited_sees_what_is_there_now(
+    member: Member, backend: PolledBackend
+) -> None:
+    put(backend, world_of(A))
+    member.holder.sync()
+    change(backend, lambda state: setattr(state, "held", True))
+    member.holder.wait(0.5)
+    member.holder.sync()
+    assert member.holder.state.held
+
+
 def test_wait_ends_with_a_change_where_the_backend_can_watch() -> None:
     backend = MemoryRendezvousBackend()
     holder = BackendRendezvousStateHolder(backend, SETTINGS, cache_duration=1000)

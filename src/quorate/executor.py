@@ -7,6 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import chain, repeat
 
 from quorate import events
 from quorate.clock import Clock, SystemClock
@@ -24,14 +25,16 @@ __all__ = ["DistributedRendezvousOpExecutor", "Operation", "RendezvousOpExecutor
 
 Operation = Callable[[RendezvousContext, float], Decision]
 
-# How often a node that waits looks at the state, where the backend cannot say that it changed.
+# How long a node waits before it looks at the state again, where the backend cannot say that it
+# changed: the first times, in which nodes that are started together come, and then every time.
+POLLS_FIRST_S = (0.5, 0.5)
 POLL_S = 1.0
 
 # A wait that a deadline cuts short ends this much after it, so that the deadline has passed.
 PAST_DEADLINE_S = 0.01
 
-# After a lost compare-and-set a node stays back for a random time; its upper end doubles with
-# each loss in a row, from the first of these to the second.
+# After the second compare-and-set that is lost in a row a node stays back for a random time; its
+# upper end doubles with each further loss, from the first of these to the second.
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 1.0
 
@@ -108,6 +111,7 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
     ) -> None:
         """See `RendezvousOpExecutor`."""
         self._waits_for = self._waited_for = ""
+        polls_s = chain(POLLS_FIRST_S, repeat(POLL_S))
         try:
             while True:
                 decision = self._step(state_handler, deadline)
@@ -116,7 +120,7 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
                     return
                 self._raise_if_over(decision)
                 if decision.action is Action.SYNC:
-                    self._state_holder.wait(self._wait_s(deadline))
+                    self._state_holder.wait(self._wait_s(next(polls_s), deadline))
                 if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST and update_deadline:
                     deadline = update_deadline(self._settings.timeout.join)
         finally:
@@ -127,19 +131,20 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
     def _step(self, operation: Operation, deadline: float) -> Decision:
         """Bring the state up to date, and decide on it before another thread can change it.
 
-        After a lost compare-and-set everybody who lost would write again at the same moment: the
-        node stays back first, and then decides on what it reads afresh.
+        A lost compare-and-set has read what is there, and the node decides on that at once. After
+        further losses everybody who lost would write again at the same moment: it stays back
+        first, and then decides on what it reads afresh.
         """
-        stayed_back = False
         while True:
             with self._lock:
                 has_set = self._state_holder.sync()
-                if has_set is not False or stayed_back:
-                    self._losses = 0 if has_set else self._losses
+                if has_set is False:
+                    self._losses += 1
+                elif has_set:
+                    self._losses = 0
+                if has_set is not False or self._losses < 2:
                     return self._decide(operation, deadline)
-            self._losses += 1
             self._clock.sleep(_backoff_s(self._losses))
-            stayed_back = True
 
     def _decide(self, operation: Operation, deadline: float) -> Decision:
         context = RendezvousContext(
@@ -189,9 +194,9 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
                 f"missing nodes, or raise join_timeout."
             )
 
-    def _wait_s(self, deadline: float) -> float:
+    def _wait_s(self, poll_s: float, deadline: float) -> float:
         """Return how long to wait: no longer than until the next heartbeat falls due."""
-        wait_s = min(POLL_S, self._settings.keep_alive_interval.total_seconds() / 2)
+        wait_s = min(poll_s, self._settings.keep_alive_interval.total_seconds() / 2)
         remaining_s = deadline - self._clock.monotonic()
         return min(wait_s, remaining_s + PAST_DEADLINE_S) if remaining_s > 0 else wait_s
 
@@ -212,4 +217,4 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
 
 
 def _backoff_s(losses: int) -> float:
-    return random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(losses, 10)))
+    return random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(losses - 2, 10)))

@@ -145,8 +145,10 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         """See `RendezvousStateHolder`; a backend that can watch ends the wait early."""
         if not self._backend.can_watch:
             self._clock.sleep(timeout_s)
-        elif self._backend.wait_for_change(self._token, timeout_s):
-            self._exchanged_s = None
+        elif not self._backend.wait_for_change(self._token, timeout_s):
+            return
+        # Whoever has waited wants to see what is there now.
+        self._exchanged_s = None
 
     def _is_fresh(self) -> bool:
         if self._exchanged_s is None:

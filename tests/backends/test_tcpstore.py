@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -21,8 +25,12 @@ from quorate.api import RendezvousParameters
 from quorate.backends import tcpstore
 from quorate.backends.base import RendezvousBackend
 from quorate.backends.tcpstore import (
+    HEADER,
+    MAGIC,
+    NONCE_BYTES,
     STATE_BYTES_MAX,
     C10dRendezvousBackend,
+    checksum,
     create_backend,
     create_tcp_store,
 )
@@ -163,11 +171,42 @@ def test_a_state_that_torch_would_choke_on_is_refused() -> None:
     with closing(C10dRendezvousBackend(store, "run")) as backend:
         with pytest.raises(RendezvousLimitError, match="Use the coordinator"):
             backend.set_state(bytes(STATE_BYTES_MAX + 1))
-        largest = bytes(STATE_BYTES_MAX)
+        largest = random.Random(0).randbytes(STATE_BYTES_MAX)
         answer = backend.set_state(largest)
         assert answer is not None
         assert answer[2]
         assert backend.get_state() == answer[:2]
+
+
+def test_names_that_stand_in_several_places_are_stored_once(
+    backend: C10dRendezvousBackend, store: HashStore
+) -> None:
+    names = [secrets.token_hex(8).encode() for _ in range(64)]
+    state = b"".join(names * 4)
+    backend.set_state(state)
+    assert len(store.get(KEY)) < len(state) / 2
+    current = backend.get_state()
+    assert current is not None
+    assert current[0] == state
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"not compressed", id="not compressed"),
+        pytest.param(zlib.compress(b"x" * 100)[:-1], id="cut"),
+        pytest.param(zlib.compress(b"x") + b"y", id="with a tail"),
+        pytest.param(zlib.compress(bytes(STATE_BYTES_MAX + 2)), id="more than a state can be"),
+    ],
+)
+def test_what_does_not_decompress_to_a_state_is_told(
+    backend: C10dRendezvousBackend, store: HashStore, body: bytes
+) -> None:
+    """R15: also where the checksum is right."""
+    nonce = bytes(NONCE_BYTES)
+    store.set(KEY, b64encode(HEADER.pack(MAGIC, nonce, checksum(nonce, body)) + body).decode())
+    with pytest.raises(RendezvousStateError, match="another run id"):
+        backend.get_state()
 
 
 class StoreWithFaults:
