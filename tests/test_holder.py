@@ -388,9 +388,7 @@ def test_wait_sleeps_where_the_backend_cannot_watch(member: Member) -> None:
     assert member.clock.monotonic() == before + 3
 
 
-def test_whoever_has_waited_sees_what_is_there_now(
-    member: Member, backend: PolledBackend
-) -> None:
+def test_whoever_has_waited_sees_what_is_there_now(member: Member, backend: PolledBackend) -> None:
     put(backend, world_of(A))
     member.holder.sync()
     change(backend, lambda state: setattr(state, "held", True))

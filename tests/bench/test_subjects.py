@@ -64,3 +64,9 @@ def test_one_that_does_not_start_is_told_with_its_last_word(tmp_path: Path) -> N
 
 def test_no_name_server_is_asked() -> None:
     assert without_name_service({"A": "B"}) == {"A": "B", "RES_OPTIONS": "attempts:0"}
+
+
+@pytest.mark.etcd
+def test_the_table_says_how_many_coordinators_and_members_there_are() -> None:
+    with subject("etcd") as etcd:
+        assert etcd.name == "etcd (2 coordinators, 3 members)"

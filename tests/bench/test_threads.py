@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from quorate.bench.tasks import Begin, Traffic, Usage
 from quorate.bench.threads import PEERS, Membership, Peer, ThreadCrowd
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
+from quorate.identity import parse_rendezvous_endpoint
 
 LIMIT_S = 10.0
 
@@ -75,9 +78,71 @@ def test_all_join_at_the_same_time(connected: bool) -> None:
     with_crowd(
         lambda task, number, _: ScriptedPeer(task, number, barrier),
         steps,
-        Begin("run", ["somewhere"], 3, 3, 4, 3),
+        Begin("run", ["somewhere:1"], 3, 3, 4, 3),
     )
     assert ScriptedPeer.rehearsed == ["run-4"]
+
+
+class ConnectedPeer(ScriptedPeer):
+    """Sends and gets a few bytes when it joins, and many in the rehearsal."""
+
+    def connect(self) -> None:
+        super().connect()
+        address = parse_rendezvous_endpoint(self.task.endpoints[0], 0)
+        self.connection = socket.create_connection((address.host, address.port))
+
+    def join(self) -> Membership:
+        self.exchange(10)
+        return super().join()
+
+    def rehearse(self) -> None:
+        self.connect()
+        self.exchange(1000)
+        super().rehearse()
+
+    def exchange(self, size: int) -> None:
+        self.connection.sendall(bytes(size))
+        assert len(self.connection.recv(size, socket.MSG_WAITALL)) == size
+
+
+@contextmanager
+def echo_server() -> Iterator[str]:
+    """A server that sends back what it gets, until its clients are gone; its endpoint."""
+
+    def serve() -> None:
+        for _ in range(3):
+            connection, _ = server.accept()
+            threading.Thread(target=echo, args=(connection,)).start()
+
+    def echo(connection: socket.socket) -> None:
+        with connection:
+            while data := connection.recv(4096):
+                connection.sendall(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join(LIMIT_S)
+
+
+def test_the_bytes_of_connections_that_others_made_are_counted() -> None:
+    """But for those of the rehearsal."""
+    barrier = threading.Barrier(2)
+    peers: list[ConnectedPeer] = []
+
+    def create(task: Begin, number: int, limit_s: float) -> Peer:
+        peers.append(ConnectedPeer(task, number, barrier))
+        return peers[-1]
+
+    async def steps(crowd: ThreadCrowd) -> None:
+        await crowd.join(LIMIT_S)
+        assert crowd.traffic() == Traffic(20, 20)
+
+    with echo_server() as endpoint:
+        with_crowd(create, steps, Begin("run", [endpoint], 2, 2, 0, 2))
+        for peer in peers:
+            peer.connection.close()
 
 
 def test_one_that_fails_is_not_among_those_that_were_in_time() -> None:
@@ -89,7 +154,7 @@ def test_one_that_fails_is_not_among_those_that_were_in_time() -> None:
     with_crowd(
         lambda task, number, _: ScriptedPeer(task, number, barrier),
         steps,
-        Begin("run", ["somewhere"], 2, 2, 12, 2),
+        Begin("run", ["somewhere:1"], 2, 2, 12, 2),
     )
 
 

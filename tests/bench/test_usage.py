@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
-from quorate.bench.usage import core_wait_s, cpu_s, resident_bytes, traffic
+from quorate.bench.usage import connections, core_wait_s, cpu_s, resident_bytes, traffic
 
 
 def test_the_cpu_clock_of_a_process_is_its_own() -> None:
@@ -51,3 +52,21 @@ def test_payload_is_counted_in_both_directions() -> None:
         assert used.received_bytes == 20
         assert used.sent_bytes == 300
         assert client.fileno() >= 0
+
+
+def test_connections_to_a_port_are_found_whoever_made_them(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as another,
+        (tmp_path / "file").open("wb"),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.create_connection(another.getsockname()),
+    ):
+        address = server.getsockname()
+        datagrams.connect(address)
+        assert connections(address[1]) == {}
+        with socket.create_connection(address) as first, socket.create_connection(address) as last:
+            found = connections(address[1])
+            assert sorted(found.values()) == sorted([first.fileno(), last.fileno()])
+            assert found == connections(address[1])
+            assert first.getpeername() == address

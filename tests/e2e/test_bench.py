@@ -64,6 +64,8 @@ def test_torchs_own_rendezvous_is_measured(cluster: Cluster) -> None:
     (row,) = measured(cluster, "join", "--nodes", "3", "--repeat", "1", *backend)
     assert row["backend"] == "torch-c10d"
     assert row["figures"]["seconds"]["median"] > 0
+    assert row["figures"]["sent_bytes_per_agent"]["median"] > 100
+    assert row["figures"]["received_bytes_per_agent"]["median"] > 100
 
 
 def test_a_dead_agent_is_told_after_the_grace(cluster: Cluster) -> None:
@@ -71,6 +73,8 @@ def test_a_dead_agent_is_told_after_the_grace(cluster: Cluster) -> None:
     figures = row["figures"]
     assert 2.0 <= figures["told_median_s"]["median"] <= figures["told_s"]["median"] < 10.0
     assert 0 < figures["world_median_s"]["median"] <= figures["world_s"]["median"] < 10.0
+    (values,) = (sample["values"] for sample in row["samples"])
+    assert values["world_per_join"] == pytest.approx(values["world_s"] / values["join_s"])
 
 
 def test_idle_agents_are_watched(cluster: Cluster) -> None:
@@ -104,6 +108,7 @@ def test_two_coordinators_on_an_etcd_write_batches_and_leave_nothing(cluster: Cl
         client.put(b"/quorate/others", b"x")
         url = f"etcd://{server.get_endpoint()}"
         (row,) = measured(cluster, "join", "--nodes", "200", "--repeat", "1", "--backend", url)
+        assert row["backend"] == "etcd (2 coordinators)"
         assert 0 < row["figures"]["etcd_writes"]["median"] < 50
         assert [pair.key for pair in client.range(b"\0", b"\0").kvs] == [b"/quorate/others"]
 

@@ -1,8 +1,8 @@
 """A backend over torch's own stores: TCPStore, FileStore and HashStore.
 
 Format of the value, in base64: a header of 24 bytes (magic, 16 random bytes of the writer, a CRC-32
-of those and what follows), then the state, compressed (RFC 1950). An empty value means that there is
-no state yet.
+of those and what follows), then the state, compressed (RFC 1950). An empty value means that there
+is no state yet.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from quorate.bench.tasks import (
     Usage,
     Work,
 )
+from quorate.bench.threads import PEERS
 from quorate.bench.usage import core_wait_s, cpu_s, resident_bytes
 from quorate.clock import Clock, SystemClock
 from quorate.errors import RendezvousConnectionError
@@ -36,6 +37,9 @@ WARM_UP_NODES = 32
 
 # More agents than this in one load process are put into another one, if there is a core for it.
 AGENTS_PER_PROCESS = 1000
+
+# The same for agents that have a thread each.
+THREADS_PER_PROCESS = 64
 
 OPERATIONS = ("set", "get", "wait", "add")
 
@@ -130,10 +134,14 @@ def join(subject: Subject, nodes: int, options: Options) -> Sample:
 
 
 def regroup(subject: Subject, nodes: int, options: Options) -> Sample:
-    """Kill one of N agents; time until the others are told, and until they have their new world."""
+    """Kill one of N agents; time until the others are told, and until they have their new world.
+
+    Their first join, on open connections, is what the second one is compared with.
+    """
     with _crowd(subject, nodes, options, apart=1) as (service, fleet):
         fleet.begin(nodes, max(nodes - 1, 1))
-        _join_all(fleet, nodes, options)
+        _connect(fleet, nodes, options)
+        join_s = _join_all(fleet, nodes, options)
         fleet.tell(Regroup(options.limit_s))
         fleet.kill_last()
         killed_s = options.clock.monotonic()
@@ -149,8 +157,11 @@ def regroup(subject: Subject, nodes: int, options: Options) -> Sample:
             for report in reports
             for told, joined in zip(report.told_s, report.ended_s, strict=True)
         ]
+        world_s = max(joined_s) - told_s[0]
         figures = {
-            "world_s": max(joined_s) - told_s[0],
+            "world_s": world_s,
+            "join_s": join_s,
+            "world_per_join": world_s / join_s,
             "world_median_s": statistics.median(each_s),
             "told_s": told_s[-1] - killed_s,
             "told_median_s": statistics.median(told_s) - killed_s,
@@ -251,9 +262,8 @@ def _crowd(
         apart: How many of the agents, the last ones, have a process of their own.
     """
     together = nodes - apart
-    processes = options.load_processes or max(
-        min(cores() - 1, -(-together // AGENTS_PER_PROCESS)), 1
-    )
+    each = THREADS_PER_PROCESS if subject.load in PEERS else AGENTS_PER_PROCESS
+    processes = options.load_processes or max(min(cores() - 1, -(-together // each)), 1)
     parts = shares(together, min(processes, together))
     if apart:
         parts.append(range(together, nodes))
@@ -275,13 +285,16 @@ def _connect(fleet: Fleet, nodes: int, options: Options) -> None:
         )
 
 
-def _join_all(fleet: Fleet, nodes: int, options: Options) -> None:
+def _join_all(fleet: Fleet, nodes: int, options: Options) -> float:
+    """Let all join, and return how long that took."""
     reports = fleet.ask(Join(options.limit_s), Places, options.limit_s)
-    if _took_s(reports, nodes) is None:
+    took_s = _took_s(reports, nodes)
+    if took_s is None:
         raise RendezvousConnectionError(
             f"Not all of {nodes} agents had joined within {options.limit_s:g} s: raise --limit."
         )
     _require_one_world(reports, nodes)
+    return took_s
 
 
 def _took_s(reports: list[Places], nodes: int) -> float | None:

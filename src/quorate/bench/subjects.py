@@ -200,7 +200,8 @@ class Subject:
     """What the user named.
 
     Args:
-        name: How the user named it; `load` is the kind of its agents, see `quorate.bench.load`.
+        name: What it is called in tables; `load` is the kind of its agents, see
+            `quorate.bench.load`.
         is_coordinated: Whether agents of a coordinator are what it serves.
         is_durable: Whether its runs outlive its servers.
         serve: Starts its servers.
@@ -272,13 +273,14 @@ def subject(name: str, configuration: str = "") -> Iterator[Subject]:
 
         with EtcdCluster() as cluster:
             url = "etcd://" + ",".join(map(str, cluster.endpoints))
-            yield _sharing(name, url, "")
+            shared = f"etcd ({SHARING} coordinators, {len(cluster.endpoints)} members)"
+            yield _sharing(shared, url, "")
     elif name.startswith("etcd://"):
         # One that cannot be reached is told before anything is started.
         client, prefix = etcd_backend(name, configuration)
         with client:
             client.range(prefix.encode(), count_only=True)
-        yield _sharing("etcd", name, configuration)
+        yield _sharing(f"etcd ({SHARING} coordinators)", name, configuration)
     elif name in OTHERS:
         yield _peer(name)
     else:

@@ -14,7 +14,9 @@ import msgspec
 
 from quorate.api import RendezvousParameters
 from quorate.bench.tasks import Begin, Moments, Places, Report, Task, Traffic
+from quorate.bench.usage import connections, traffic
 from quorate.errors import RendezvousSettingsError
+from quorate.identity import parse_rendezvous_endpoint
 from quorate.registry import get_rendezvous_handler
 
 __all__ = ["PEERS", "Membership", "Peer", "ThreadCrowd"]
@@ -146,6 +148,8 @@ class ThreadCrowd:
         self._peers: list[Peer] = []
         self._connected = False
         self._threads: ThreadPoolExecutor | None = None
+        self._port: int | None = None
+        self._rehearsed: frozenset[str] = frozenset()
 
     async def begin(self, task: Begin) -> None:
         """See `Crowd`."""
@@ -160,6 +164,8 @@ class ThreadCrowd:
         )
         rehearsal = self._create(alone, task.first, self._limit_s)
         await asyncio.get_running_loop().run_in_executor(self._threads, rehearsal.rehearse)
+        self._port = _port(task.endpoints[0])
+        self._rehearsed = frozenset(self._connections())
 
     async def connect(self, timeout_s: float) -> Moments:
         """See `Crowd`."""
@@ -197,11 +203,18 @@ class ThreadCrowd:
         raise RendezvousSettingsError(f"These agents cannot {type(task).__name__}.")
 
     def traffic(self) -> Traffic:
-        """See `Crowd`: their connections are not known."""
-        return Traffic(0, 0)
+        """See `Crowd`: what all connections to the server have carried, but for the rehearsal's."""
+        return traffic(
+            descriptor
+            for name, descriptor in self._connections().items()
+            if name not in self._rehearsed
+        )
 
     async def close(self) -> None:
         """See `Crowd`: they end with the process."""
+
+    def _connections(self) -> dict[str, int]:
+        return {} if self._port is None else connections(self._port)
 
     async def _for_all(self, step: Callable[[Peer], Any], timeout_s: float) -> list[Any]:
         """Return the results of those who are done in time; an error counts as not done."""
@@ -210,3 +223,8 @@ class ThreadCrowd:
         steps = [loop.run_in_executor(self._threads, step, peer) for peer in self._peers]
         done, _ = await asyncio.wait(steps, timeout=timeout_s)
         return [step.result() for step in done if step.exception() is None]
+
+
+def _port(endpoint: str) -> int | None:
+    """Return the port of a server, `None` if the agents meet in a file."""
+    return None if "/" in endpoint else parse_rendezvous_endpoint(endpoint, 0).port

@@ -6,7 +6,11 @@ quorate runs here.
 
 from __future__ import annotations
 
-from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousParameters,
+    dynamic_rendezvous,
+)
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 __all__ = ["torch_handler"]
@@ -24,6 +28,10 @@ def torch_handler(endpoint: str, run_id: str, nodes: int, timeout_s: float) -> R
         nodes: The least and the greatest number of nodes, so that there is no last call.
         timeout_s: How long the handler may try to join; all else is the default.
     """
+    # For each event, though nobody records any, torch inspects its call stack twice. Every node
+    # has cores of its own for that; here all would do it on the same few, and keep each other from
+    # writing in time.
+    dynamic_rendezvous.get_method_name = _unknown
     parameters = RendezvousParameters(
         backend="c10d",
         endpoint=endpoint,
@@ -35,3 +43,7 @@ def torch_handler(endpoint: str, run_id: str, nodes: int, timeout_s: float) -> R
         is_host=False,
     )
     return get_rendezvous_handler(parameters)
+
+
+def _unknown(depth: int = 2) -> str:
+    return "unknown"

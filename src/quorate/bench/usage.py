@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from quorate.bench.tasks import Traffic
 
-__all__ = ["core_wait_s", "cpu_s", "resident_bytes", "traffic"]
+__all__ = ["connections", "core_wait_s", "cpu_s", "resident_bytes", "traffic"]
 
 # tcp_info of linux/tcp.h: tcpi_bytes_acked and tcpi_bytes_received.
 _TCP_INFO_BYTES = 256
 _TCP_BYTES = struct.Struct("120xQQ")
+
+_DESCRIPTORS = "/proc/self/fd"
+_IP = {socket.AF_INET, socket.AF_INET6}
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -51,7 +56,33 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
-def traffic(descriptors: list[int]) -> Traffic:
+def connections(port: int) -> dict[str, int]:
+    """Return the TCP connections of this process to a port of a server, whoever has made them.
+
+    Args:
+        port: The server's port.
+
+    Returns:
+        The descriptor of each, by the name that the kernel gives its socket: unlike a descriptor
+        it is not used again at once.
+    """
+    found = {}
+    for entry in os.listdir(_DESCRIPTORS):
+        # Other threads go on opening and closing meanwhile.
+        with contextlib.suppress(OSError):
+            name = os.readlink(f"{_DESCRIPTORS}/{entry}")
+            if name.startswith("socket:") and _port_of_peer(int(entry)) == port:
+                found[name] = int(entry)
+    return found
+
+
+def _port_of_peer(descriptor: int) -> int | None:
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        is_tcp = connection.family in _IP and connection.type == socket.SOCK_STREAM
+        return int(connection.getpeername()[1]) if is_tcp else None
+
+
+def traffic(descriptors: Iterable[int]) -> Traffic:
     """Return the payload that TCP connections of this process have carried since they were made.
 
     Args:
