@@ -86,9 +86,9 @@ MEASURES: Mapping[str, tuple[Measure, ...]] = {
     ),
     "regroup": (
         Measure("world_s", "told to new world", "s"),
+        Measure("world_median_s", "the same, median agent", "s"),
         Measure("join_s", "first join, connected", "s"),
         Measure("world_per_join", "new world / first join", ""),
-        Measure("world_median_s", "the same, median agent", "s"),
         Measure("told_s", "killed to told", "s"),
         Measure("told_median_s", "the same, median agent", "s"),
         Measure("server_cpu_s", "server CPU", "s"),
