@@ -26,6 +26,7 @@ FLOORS: dict[str, str] = {
     "F0": """
         errors
         undecodable
+        compression
         clock
         credentials
         """,

@@ -7,15 +7,18 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quorate.compression import compress
 from quorate.coordinator import etcd_ledger as ledger_module
 from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
 from quorate.errors import (
     RendezvousConnectionError,
     RendezvousDeposedError,
+    RendezvousLimitError,
     RendezvousStateError,
 )
 from quorate.etcd.server import EtcdServer
@@ -259,6 +262,34 @@ def test_what_is_not_a_ledger_is_told(
     etcd.client.put(f"{etcd.prefix}/{key}".encode(), value)
     with pytest.raises(RendezvousStateError, match=message):
         etcd.open()
+
+
+@pytest.mark.parametrize("key", ["log/0000000000000001", "snapshot"])
+def test_r15_what_would_become_too_large_is_refused(
+    key: str, etcd: FaultyEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "CONTENT_BYTES_MAX", 1000)
+    bomb = compress(msgspec.msgpack.encode({"a": bytes(1000)}))
+    etcd.client.put(f"{etcd.prefix}/snapshot/{1:016x}/{0:04x}".encode(), bomb)
+    value = (1, 1) if key == "snapshot" else (bomb, 0)
+    etcd.client.put(f"{etcd.prefix}/{key}".encode(), msgspec.msgpack.encode(value))
+    with pytest.raises(RendezvousStateError, match="larger than 1000 bytes when decompressed"):
+        etcd.open()
+
+
+def test_nothing_is_written_that_would_be_refused(
+    etcd: FaultyEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that outgrow a snapshot go on with their log."""
+    monkeypatch.setattr(ledger_module, "CONTENT_BYTES_MAX", 1000)
+    monkeypatch.setattr(ledger_module, "SNAPSHOT_COMMITS", 2)
+    ledger = etcd.open()
+    with pytest.raises(RendezvousLimitError, match="1000 may be"):
+        ledger.commit({"a": bytes(1000)})
+    for name in "abcd":
+        ledger.commit({name: bytes(400)})
+    assert etcd.keys("snapshot") == []
+    assert etcd.open().load() == dict.fromkeys("abcd", bytes(400))
 
 
 def test_a_commit_of_somebody_else_is_told(etcd: FaultyEtcd) -> None:

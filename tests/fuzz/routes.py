@@ -6,8 +6,6 @@ import asyncio
 import re
 from collections.abc import Iterable, Sequence
 
-from aiohttp import web
-
 from quorate.coordinator.server import CoordinatorServer
 from quorate.core.node import NodeProfile
 from quorate.page.access import Access
@@ -86,11 +84,7 @@ async def exchange(is_guarded: bool, pieces: Sequence[bytes]) -> bytes:
     """Return what a page of a coordinator with one run says to some bytes."""
     access = Access(lambda: [READER] * is_guarded, lambda: [OPERATOR])
     server = coordinator()
-    runner = web.AppRunner(
-        Page(server, access, clock=ManualClock())._application(),
-        access_log=None,
-        handler_cancellation=True,
-    )
+    runner = Page(server, access, clock=ManualClock())._runner()
     await runner.setup()
     assert runner.server is not None
     wire, handler = Wire(), runner.server()

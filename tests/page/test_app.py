@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
+from quorate.compression import compress
 from quorate.page.access import Access
 from quorate.page.app import BODY_BYTES_MAX
 from tests.page.stage import RUN, Stage
@@ -244,6 +245,13 @@ class TestActing:
     def test_too_much_is_refused(self, guarded: Stage) -> None:
         status, _ = post(guarded, b" " * (BODY_BYTES_MAX + 1))
         assert status == 413
+
+    def test_r15_what_is_compressed_is_not_inflated(self, guarded: Stage) -> None:
+        """A few bytes could stand for gigabytes, and who sends them is not known yet."""
+        body = compress(msgspec.json.encode({"run": RUN, "action": "hold"}))
+        status, text = post(guarded, body, Content_Encoding="deflate")
+        assert status == 400
+        assert "This cannot be done" in text
 
     def test_without_operators_nobody_acts(self, stage: Stage) -> None:
         status, text = post(stage, {"run": RUN, "action": "hold"})

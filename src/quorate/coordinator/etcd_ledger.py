@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import logging
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
 
 from quorate.clock import Clock, SystemClock
+from quorate.compression import compress, decompress
 from quorate.errors import (
     RendezvousConnectionError,
     RendezvousDeposedError,
@@ -72,8 +72,9 @@ PAGE = 16
 WRITE_TIMEOUT_S = 5.0
 RETRY_S = 0.1
 
-# The state of ten thousand nodes compresses to about a sixth at the fastest level.
-COMPRESSION_LEVEL = 1
+# What a commit or a snapshot may be before it is compressed: twice the stores of the largest run.
+# Beyond it no snapshot is made, and the log grows until etcd has no space.
+CONTENT_BYTES_MAX = 1024 * 1024 * 1024
 
 _NUMBER = re.compile(b"[0-9a-f]{16}")
 
@@ -167,7 +168,7 @@ class EtcdLedger:
             self._under_fence([])
             return
         number = self._number + 1
-        body = zlib.compress(_encode(dict(changes)), COMPRESSION_LEVEL)
+        body = _compressed(dict(changes))
         entry = _Entry(body)
         if len(body) > PART_BYTES:
             entry = _Entry(b"", self._write_parts("part", number, body))
@@ -240,6 +241,8 @@ class EtcdLedger:
         return len(parts)
 
     def _is_log_long(self) -> bool:
+        if self._live_bytes > CONTENT_BYTES_MAX:
+            return False
         limit = max(SNAPSHOT_BYTES_MIN, SNAPSHOT_RATIO * self._live_bytes)
         return self._log_bytes > limit or self._number - self._snapshot.number > SNAPSHOT_COMMITS
 
@@ -248,7 +251,7 @@ class EtcdLedger:
         former, number = self._snapshot, self._number
         try:
             replaced = self._replaced_by_snapshot()
-            body = zlib.compress(_encode(self._live), COMPRESSION_LEVEL)
+            body = _compressed(self._live)
             snapshot = _Snapshot(number, self._write_parts("snapshot", number, body))
             self._point_to(snapshot, replaced)
             self._snapshot, self._log_bytes = snapshot, 0
@@ -375,10 +378,21 @@ def _only(reply: object) -> KeyValue | None:
     return pairs[0] if pairs else None
 
 
+def _compressed(changes: Mapping[str, bytes | None]) -> bytes:
+    """Return the body of a commit or snapshot; nothing is written that nobody would read."""
+    content = _encode(changes)
+    if len(content) > CONTENT_BYTES_MAX:
+        raise RendezvousLimitError(
+            f"{len(content)} bytes are to be stored in etcd at once, where {CONTENT_BYTES_MAX} may "
+            f"be: give the coordinators fewer runs, or the runs less to store."
+        )
+    return compress(content)
+
+
 def _changes(body: bytes, what: str) -> dict[str, bytes | None]:
     try:
-        return _decode(zlib.decompress(body))
-    except (zlib.error, *UNDECODABLE) as error:
+        return _decode(decompress(body, CONTENT_BYTES_MAX))
+    except (ValueError, *UNDECODABLE) as error:
         raise _damaged(what, error) from error
 
 

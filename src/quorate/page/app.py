@@ -127,13 +127,7 @@ class Page:
             tls: What connections are secured with; `None` for plain ones.
         """
         secured = _secured(tls) if tls is not None else None
-        runner = web.AppRunner(
-            self._application(),
-            access_log=None,
-            # Whoever goes away is not answered any more, viewers above all.
-            handler_cancellation=True,
-            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
-        )
+        runner = self._runner()
         await runner.setup()
         assert runner.server is not None
         loop = asyncio.get_running_loop()
@@ -150,6 +144,17 @@ class Page:
                 task.cancel()
             self._visitors.end_all(runner.server)
             await runner.cleanup()
+
+    def _runner(self) -> web.AppRunner:
+        return web.AppRunner(
+            self._application(),
+            access_log=None,
+            # Whoever goes away is not answered any more, viewers above all.
+            handler_cancellation=True,
+            # A body is inflated before anybody looks who sends it, or how large it becomes.
+            auto_decompress=False,
+            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        )
 
     def _application(self) -> web.Application:
         application = web.Application(middlewares=[self._guarded], client_max_size=BODY_BYTES_MAX)

@@ -7,11 +7,11 @@ a new connection; the answer carries it back. Messages without an `id` are not a
 from __future__ import annotations
 
 import contextlib
-import zlib
 from typing import Annotated, Any, TypeAlias, cast, get_args
 
 import msgspec
 
+from quorate.compression import compress, decompress
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import AgreedSettings
 from quorate.core.state import Place, World
@@ -415,17 +415,12 @@ class Report(_Message, tag=38):
         """
         if not self.compressed:
             return self.json
-        decompressor = zlib.decompressobj()
         try:
-            data = decompressor.decompress(self.json, REPORT_BYTES_MAX)
-        except zlib.error as error:
-            raise RendezvousProtocolError(f"The report cannot be decompressed: {error}.") from error
-        if not decompressor.eof:
+            return decompress(self.json, REPORT_BYTES_MAX)
+        except ValueError as error:
             raise RendezvousProtocolError(
-                f"The report is incomplete, or larger than {REPORT_BYTES_MAX} bytes: ask for one "
-                f"run only."
-            )
-        return data
+                f"The report cannot be read: {error}. Ask for one run only."
+            ) from error
 
 
 class Done(_Message, tag=39):
@@ -620,7 +615,7 @@ def report_of(request_id: int, json: bytes) -> Report:
     """Return the answer that carries JSON, however large."""
     if len(json) < COMPRESSED_FROM_BYTES:
         return Report(request_id, json)
-    return Report(request_id, zlib.compress(json, level=1), compressed=True)
+    return Report(request_id, compress(json), compressed=True)
 
 
 def failure(request_id: int, error: RendezvousError) -> Failed:
