@@ -20,7 +20,7 @@ class Choices:
     @property
     def left(self) -> int:
         """How many bytes there still are."""
-        return len(self._data) - self._at
+        return max(len(self._data) - self._at, 0)
 
     def take(self, count: int) -> bytes:
         """Return the next bytes, fewer at the end."""
@@ -35,7 +35,10 @@ class Choices:
         return int.from_bytes(self.take(size), "big")
 
     def below(self, limit: int) -> int:
-        return self.number(1 if limit <= 256 else 4) % limit
+        if limit > 256:
+            return self.number(4) % limit
+        at, self._at = self._at, self._at + 1
+        return self._data[at] % limit if at < len(self._data) else 0
 
     def one_of(self, options: Sequence[T]) -> T:
         return options[self.below(len(options))]

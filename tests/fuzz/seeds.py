@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import types
 import typing
 
@@ -18,8 +19,8 @@ from quorate.wire.frames import frame
 from quorate.wire.messages import Flag, Reply, Word, encode
 from tests.core.support import Run, node
 from tests.fuzz.routes import READER
-from tests.fuzz.sequences import AGREED
 from tests.fuzz.targets import ETCD_REPLIES, HELLO
+from tests.fuzz.values import AGREED
 
 SAMPLES: dict[object, object] = {
     int: 1,
@@ -201,5 +202,5 @@ SEEDS: dict[str, list[bytes]] = {
     "numbers": [b"2:8", b"16", b"auto"],
     "secrets": [b"# comment\n" + b"a" * 16 + b"\n\n" + b"b" * 32],
     "natural": [b"node2\nnode10", b"a01\na1"],
-    "engine": [bytes(range(256))],
+    "engine": [bytes(range(256)), *(random.Random(seed).randbytes(400) for seed in range(8))],
 }

@@ -11,6 +11,7 @@ import math
 import typing
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -110,11 +111,11 @@ from quorate.wire.messages import (
     error_of,
 )
 from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of, secret_behind
-from tests.fuzz import sequences
 from tests.fuzz.choices import Choices, text_of
 from tests.fuzz.pipes import certificates, scratch, tls
 from tests.fuzz.routes import routes
-from tests.fuzz.sequences import AGREED
+from tests.fuzz.sequences import STEPS_MAX, play, steps_of
+from tests.fuzz.values import AGREED
 
 T = TypeVar("T")
 Target = Callable[[bytes], None]
@@ -759,7 +760,7 @@ def natural(data: bytes) -> None:
 
 def engine(data: bytes) -> None:
     """See `sequences`: an engine that is told anything, in any order."""
-    sequences.play.hypothesis.fuzz_one_input(data)
+    play(islice(steps_of(Choices(data)), STEPS_MAX))
 
 
 TARGETS: dict[str, Target] = {

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorate.codec import encode_state
 from quorate.core.state import RendezvousState
 from quorate.wire.messages import GetValue, Reply, Word, decode_reply, decode_word, encode
-from tests.fuzz import sequences
+from tests.fuzz.choices import Choices
 from tests.fuzz.findings import FINDINGS
 from tests.fuzz.seeds import SEEDS
-from tests.fuzz.sequences import FIRST, REPLIES, WORDS, struct_of
+from tests.fuzz.sequences import FIRST, play
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.values import maker_of
 
 EDITS = st.lists(
     st.tuples(
@@ -57,7 +60,7 @@ def test_seeds(name: str) -> None:
         TARGETS[name](seed)
 
 
-@pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"engine"}))
+@pytest.mark.parametrize("name", TARGETS)
 def test_edited_seeds(name: str) -> None:
     @settings(max_examples=60, database=None)
     @given(st.sampled_from(SEEDS[name]), EDITS)
@@ -73,30 +76,37 @@ def test_findings(finding: str) -> None:
     TARGETS[name](data)
 
 
-@settings(max_examples=100)
-@given(struct_of(RendezvousState))
-def test_states_of_every_kind(made: RendezvousState) -> None:
-    TARGETS["state"](encode_state(made))
+# As long as it takes to choose every part of a value or a sequence.
+BYTES = st.binary(min_size=64, max_size=1024)
 
 
 @settings(max_examples=200)
-@given(WORDS)
-def test_words_of_every_kind(word: Word) -> None:
+@given(BYTES)
+def test_states_of_every_kind(data: bytes) -> None:
+    TARGETS["state"](encode_state(maker_of(RendezvousState)(Choices(data))))
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(typing.get_args(Word)), BYTES)
+def test_words_of_every_kind(kind: type[Word], data: bytes) -> None:
+    word = maker_of(kind)(Choices(data))
     TARGETS["words"](encode(word))
     assert decode_word(encode(word)) == word
 
 
 @settings(max_examples=200)
-@given(REPLIES)
-def test_replies_of_every_kind(reply: Reply) -> None:
+@given(st.sampled_from(typing.get_args(Reply)), BYTES)
+def test_replies_of_every_kind(kind: type[Reply], data: bytes) -> None:
+    reply = maker_of(kind)(Choices(data))
     TARGETS["replies"](encode(reply))
     assert decode_reply(encode(reply)) == reply
 
 
-def test_an_engine_that_is_told_anything() -> None:
+@settings(max_examples=200)
+@given(BYTES)
+def test_an_engine_that_is_told_anything(data: bytes) -> None:
     """R1, R2, R6, R8, R14, R15"""
-    slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-    settings(max_examples=80, suppress_health_check=slow)(sequences.play)()
+    TARGETS["engine"](data)
 
 
 def test_an_engine_forgets_what_has_long_been_settled() -> None:
@@ -107,4 +117,4 @@ def test_an_engine_forgets_what_has_long_been_settled() -> None:
         ("end", 0, True),
         ("greet", 0, FIRST),
     ]
-    sequences.play.hypothesis.inner_test(asks * 100)
+    play(asks * 100)
