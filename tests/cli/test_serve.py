@@ -94,6 +94,19 @@ def test_a_signal_ends_it_in_order(number: int, serve: Serve, free_port: Callabl
     assert "Traceback" not in served.output
 
 
+def test_what_warns_a_jobs_workers_does_not_end_it(
+    serve: Serve, free_port: Callable[[], int]
+) -> None:
+    """A batch system sends it to all processes of a job, and an agent's coordinator is one."""
+    endpoint = Endpoint(LOOPBACK, free_port())
+    served = serve(endpoint)
+    assert runs(endpoint) == []
+    served.signal(signal.SIGUSR1)
+    served.signal(signal.SIGUSR2)
+    assert runs(endpoint) == []
+    assert served.process.poll() is None
+
+
 def test_it_ends_when_it_was_idle_for_long_enough(
     serve: Serve, free_port: Callable[[], int]
 ) -> None:

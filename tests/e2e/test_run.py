@@ -334,3 +334,17 @@ def test_a_waiting_node_can_be_interrupted(cluster: Cluster) -> None:
     node.send(signal.SIGINT)
     assert node.exit_code() == 128 + signal.SIGINT
     assert "Traceback" not in node.report()
+
+
+def test_a_batch_systems_warning_reaches_the_workers(cluster: Cluster) -> None:
+    """Some send it to the agent alone, some to all processes of the job: the coordinator too."""
+    script = "trap 'echo warned; exit 0' USR1; echo ready; while :; do sleep 0.05; done"
+    node = cluster.run("1", "--", "sh", "-c", script)
+    node.line(r"^\[0\]:ready")
+    cluster.signal(cluster.coordinator_pid(), signal.SIGUSR1)
+    node.send(signal.SIGUSR1)
+    assert node.exit_code() == 0, node.report()
+    assert node.stdout == ["[0]:ready", "[0]:warned"]
+    assert node.stderr[-1] == (
+        "quorate: the workers of this node have finished; everyone has finished"
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from quorate.launch import warden
-from quorate.launch.warden import end_groups, live_members, process_start
+from quorate.launch.warden import NOT_FOR_US, end_groups, live_members, process_start
 from tests.launch.scripted import is_running, pid_in
 
 Until = Callable[..., Any]
@@ -91,20 +91,20 @@ def test_kills_what_ignores_sigterm(
     assert stubborn.wait(5) == -signal.SIGKILL
 
 
-def test_is_not_ended_by_the_signals_that_end_its_parent(
+def test_is_not_ended_by_signals_that_are_for_others(
     a_warden: subprocess.Popen[bytes], spawn: Spawn, until: Until
 ) -> None:
     ward = spawn("exec sleep 600")
     status = Path(f"/proc/{a_warden.pid}/status")
-    ignored = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    ignored = sum(1 << number - 1 for number in NOT_FOR_US)
 
     def ignores_them() -> bool:
         line = next(line for line in status.read_text().splitlines() if "SigIgn" in line)
         return int(line.split()[1], 16) & ignored == ignored
 
     until(ignores_them)
-    os.kill(a_warden.pid, signal.SIGTERM)
-    os.kill(a_warden.pid, signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(a_warden.pid, number)
     tell(a_warden, f"+{ward.pid}")
     hang_up(a_warden)
     assert ward.wait(5) == -signal.SIGTERM

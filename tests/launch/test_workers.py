@@ -117,6 +117,22 @@ def test_workers_may_end_by_themselves_within_the_grace(
     assert group.poll().state is WorkerState.SUCCEEDED
 
 
+def test_a_signal_is_sent_to_the_workers_and_not_to_their_helpers(
+    stage: Stage, until: Until, tmp_path: Path
+) -> None:
+    traps = "trap 'echo warned; exit 0' USR1; sleep 600 & echo $! > helper; touch ready; wait"
+    group = stage.run(traps)
+    until((tmp_path / "ready").exists)
+    helper = pid_in(tmp_path / "helper")
+    group.send(signal.SIGUSR1)
+    assert stage.end().state is WorkerState.SUCCEEDED
+    assert is_running(helper)
+    group.send(signal.SIGUSR1)
+    group.stop(LONG_S)
+    group.send(signal.SIGUSR1)
+    assert stage.out.getvalue() == b"[10]:warned\n"
+
+
 def test_workers_that_ignore_sigterm_are_killed_after_the_grace(
     stage: Stage, until: Until, tmp_path: Path
 ) -> None:

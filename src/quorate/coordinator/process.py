@@ -62,8 +62,12 @@ def serve(
             keys=keys,
             tls=tls,
         )
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, server.stop)
+            loop.add_signal_handler(number, server.stop)
+        # A batch system sends these to all processes of a job, to warn its workers.
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            loop.add_signal_handler(number, lambda: None)
         async with companion(server):
             await server.run()
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from signal import Signals
 from typing import BinaryIO
 
 from quorate import logs
@@ -80,7 +81,7 @@ class Agent:
         self._clock = clock or SystemClock()
         self._out = out or sys.stdout.buffer
         self._err = err or sys.stderr.buffer
-        self._interrupts = Interrupts(on_second=self._kill_workers)
+        self._interrupts = Interrupts(self._kill_workers, self._signal_workers)
         self._group: WorkerGroup | None = None
         self._restarts = 0
         self._failure: WorkerFailure | None = None
@@ -91,6 +92,7 @@ class Agent:
 
         On the main thread it handles SIGTERM, SIGINT, SIGHUP and SIGQUIT: the workers get the same
         signal and the grace, and the node leaves the run. A second signal kills them at once.
+        SIGUSR1 and SIGUSR2 it passes on to the workers, if there are any.
         """
         program = self._spec.command[0]
         if shutil.which(program, path=self._spec.environment.get("PATH")) is None:
@@ -324,6 +326,10 @@ class Agent:
     def _kill_workers(self) -> None:
         if self._group is not None:
             self._group.kill()
+
+    def _signal_workers(self, number: Signals) -> None:
+        if self._group is not None:
+            self._group.send(number)
 
     def _say(self, text: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The signals that end an agent, felt only where it waits."""
+"""The signals that end an agent, felt only where it waits; others are for its workers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from types import FrameType
 __all__ = ["Interrupted", "Interrupts"]
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+# By these a batch system says to a job that its time is nearly over, or what its user likes.
+PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(BaseException):
@@ -26,10 +29,14 @@ class Interrupts:
 
     Args:
         on_second: Called by the signal handler at the second signal.
+        on_other: Called by the signal handler with a signal that is meant for the workers.
     """
 
-    def __init__(self, on_second: Callable[[], None]) -> None:
+    def __init__(
+        self, on_second: Callable[[], None], on_other: Callable[[signal.Signals], None]
+    ) -> None:
         self._on_second = on_second
+        self._on_other = on_other
         self._count = 0
         self._felt_above: int | None = None
         self.first: signal.Signals | None = None
@@ -47,9 +54,10 @@ class Interrupts:
         """
         before = {}
         if threading.current_thread() is threading.main_thread():
-            for number in ENDING:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    before[number] = signal.signal(number, self._handle)
+            for numbers, handle in ((ENDING, self._handle), (PASSED_ON, self._pass_on)):
+                for number in numbers:
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        before[number] = signal.signal(number, handle)
         try:
             yield
         finally:
@@ -73,6 +81,9 @@ class Interrupts:
         else:
             self._on_second()
         self._raise_if_felt()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._on_other(signal.Signals(number))
 
     def _raise_if_felt(self) -> None:
         if self._felt_above is not None and self._count > self._felt_above:

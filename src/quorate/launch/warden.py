@@ -22,9 +22,19 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["end_groups", "live_members", "main", "process_start", "signal_group"]
+__all__ = ["NOT_FOR_US", "end_groups", "live_members", "main", "process_start", "signal_group"]
 
 POLL_INTERVAL_S = 0.05
+
+# Terminals and batch systems send these to all processes of a job; the parent's end is what counts.
+NOT_FOR_US = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 # In proc_pid_stat(5), counted from the field after the name.
 STATE, GROUP, START = 0, 2, 19
@@ -70,7 +80,7 @@ def end_groups(groups: Mapping[int, int | None], grace_s: float) -> None:
 
 def main(arguments: list[str], lines: Iterable[bytes]) -> None:
     """Take groups into care as the lines say; at their end, end and remove what is left."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in NOT_FOR_US:
         signal.signal(number, signal.SIG_IGN)
     groups: dict[int, int | None] = {}
     directories = []

@@ -160,6 +160,16 @@ class WorkerGroup:
         for worker in self._workers:
             self._release(worker)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to each worker that still runs, and not to what it has started.
+
+        Only the worker itself can be taken to expect it: its helpers would die of it.
+        """
+        for worker in self._workers:
+            if not self._stopped and worker.pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(worker.pidfd, number)
+
     def kill(self) -> None:
         """End all processes at once; `stop` is still needed."""
         self._signal(signal.SIGKILL)
