@@ -139,6 +139,17 @@ def test_r3_nodes_of_a_block_have_adjacent_ranks(cluster: Cluster) -> None:
     assert sorted(ranks[0::2]) == [2, 3]
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(cluster: Cluster, closed: str) -> None:
+    """An agent within another one, which reads what there still is, and its exit code."""
+    inner = f"{sys.executable} -m quorate run --standalone -- sh -c 'echo said; exit 3' {closed}"
+    node = cluster.quorate("run", "--standalone", "--", "sh", "-c", inner)
+    assert node.exit_code() == 3, node.report()
+    assert node.stdout == ["[0]:[0]:said"] * (">&-" not in closed.split())
+    started = [line for line in node.stderr if line.startswith("[0]:quorate: started a coord")]
+    assert len(started) == ("2>&-" not in closed)
+
+
 # Failing workers
 
 

@@ -6,6 +6,7 @@ Errors end a command with one line, and with the exit code of their type: see `E
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -95,8 +96,21 @@ def commands() -> None:
     """Elastic rendezvous: agents of a job find each other, agree on ranks, and regroup."""
 
 
+def _open_standard_streams() -> None:
+    """Let what was closed of the standard streams lead nowhere, as some supervisors leave them.
+
+    Else the first socket gets the number of one, and whatever is printed, or is lost to a child.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            # The lowest number that is free is taken: this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def main() -> None:
     """Run the command line of this process and exit."""
+    _open_standard_streams()
     try:
         commands.main(prog_name="quorate")
     except RendezvousError as error:
