@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from aiohttp import web
 
 from quorate.coordinator.server import CoordinatorServer
 from quorate.core.node import NodeProfile
@@ -16,6 +21,9 @@ from tests.fuzz.choices import Choices
 from tests.fuzz.sequences import FIRST
 
 READER, OPERATOR = b"a reader's secret", b"an operator's secret"
+
+# Longer than the page keeps an answer for the next who asks.
+LONG_S = 3600.0
 
 # How often the loop turns after each piece: enough for the longest of our answers.
 TURNS = 12
@@ -61,7 +69,8 @@ def routes(data: bytes) -> None:
     stream = choices.rest()
     if is_act:
         stream = POST % (len(stream), stream)
-    received = asyncio.run(exchange(is_guarded, list(cut(stream))))
+    served = (new_page if is_act or b"POST" in stream.upper() else page)(is_guarded)
+    received = loop().run_until_complete(exchange(served, list(cut(stream))))
     for head, body in responses(received):
         status = int(head.split(b" ", 2)[1])
         assert status != 500, body
@@ -80,12 +89,37 @@ def responses(received: bytes) -> Iterable[tuple[bytes, bytes]]:
         yield head, body
 
 
-async def exchange(is_guarded: bool, pieces: Sequence[bytes]) -> bytes:
-    """Return what a page of a coordinator with one run says to some bytes."""
+@cache
+def loop() -> asyncio.AbstractEventLoop:
+    """Return the loop of this process, since making one costs more than most exchanges."""
+    loop = asyncio.new_event_loop()
+    atexit.register(loop.close)
+    return loop
+
+
+class Served(NamedTuple):
+    """A page of a coordinator with one run, and its clock."""
+
+    runner: web.AppRunner
+    clock: ManualClock
+
+
+def new_page(is_guarded: bool) -> Served:
     access = Access(lambda: [READER] * is_guarded, lambda: [OPERATOR])
-    server = coordinator()
-    runner = Page(server, access, clock=ManualClock())._runner()
-    await runner.setup()
+    clock = ManualClock()
+    return Served(Page(coordinator(), access, clock=clock)._runner(), clock)
+
+
+# For those who only look, and change nothing.
+page = cache(new_page)
+
+
+async def exchange(served: Served, pieces: Sequence[bytes]) -> bytes:
+    """Return what a page says to some bytes; what it remembered of former ones is over."""
+    runner, clock = served
+    clock.advance(LONG_S)
+    if runner.server is None:
+        await runner.setup()
     assert runner.server is not None
     wire, handler = Wire(), runner.server()
     handler.connection_made(wire)
@@ -94,8 +128,9 @@ async def exchange(is_guarded: bool, pieces: Sequence[bytes]) -> bytes:
             handler.data_received(piece)
             await turn()
     handler.connection_lost(None)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
     await turn()
-    await runner.cleanup()
     return wire.received
 
 

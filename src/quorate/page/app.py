@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.resources import files
 from ssl import SSLContext, SSLObject, SSLSocket
 
@@ -114,7 +115,7 @@ class Page:
         self._feed = Feed(server, self._clock)
         self._snapshots = Snapshots(self._clock)
         self._visitors = Visitors(self._clock)
-        self._files = {name: (files("quorate.page") / name).read_bytes() for name in TYPES}
+        self._files = _files()
 
     @asynccontextmanager
     async def serve(
@@ -334,6 +335,11 @@ class Page:
             raise _error(web.HTTPForbidden, "Only this page acts here: send 'X-Quorate: act'.")
         if request.content_type != "application/json":
             raise _error(web.HTTPUnsupportedMediaType, "Post application/json.")
+
+
+@cache
+def _files() -> dict[str, bytes]:
+    return {name: (files("quorate.page") / name).read_bytes() for name in TYPES}
 
 
 def page_on(
