@@ -573,3 +573,48 @@ def test_r15_a_run_has_so_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     first.reconnect()
     assert not first.all(Refused)
     assert set(driver.run.sessions) == {first.node, second.node}
+
+
+def comes_again(agent: Agent) -> int:
+    """Let an agent dial again while its former connection stands; return that one."""
+    former, agent.connection = agent.connection, None
+    assert former is not None
+    # Until this is stored nobody is told anything, the former connection's end included.
+    agent.driver.stalled = True
+    agent.connect()
+    return former
+
+
+def go_on(driver: Driver) -> None:
+    driver.stalled = False
+    driver.deliver()
+
+
+def test_r11_what_a_former_connection_held_back_does_not_count() -> None:
+    """A network that was cut delivers it late, when its sender was lost, and is back."""
+    driver = Driver(2, 3)
+    a, b = driver.world("a", "b")
+    b.beats = False
+    driver.let_pass(20)
+    assert a.told.waiting == 1
+    former = comes_again(b)
+    driver.send(former, Leave(1, "long ago"))
+    driver.send(former, SetValue(2, space_of(driver), "k", b"v"))
+    go_on(driver)
+    assert former not in driver.peers
+    assert b.node in driver.state.last_heartbeats
+    assert not b.all(Flag)
+
+
+def test_r12_nor_does_it_take_an_identity_back() -> None:
+    driver = Driver(1, 3)
+    a = driver.agent("a", node_id="1")
+    a.leave()
+    heir = driver.agent("b", node_id="1")
+    identified, a.hello.profile = a.profile, NodeProfile()
+    former = comes_again(a)
+    driver.send(former, Join(2, None, 600.0, identified))
+    go_on(driver)
+    assert former not in driver.peers
+    assert driver.run.sessions.keys() == {a.node, heir.node}
+    assert driver.state.identities == {"1": heir.node}

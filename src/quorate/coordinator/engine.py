@@ -431,7 +431,8 @@ class Engine:
                     "The first message of a connection must be a hello: this peer sent "
                     f"{type(message).__name__}."
                 )
-            else:
+            # A newer connection speaks for the session; what the former one still held comes late.
+            elif peer.session is None or peer.session.connection == connection:
                 self._serve(connection, peer, peer.run_id, message)
         except RendezvousError as error:
             # Nothing that the peer has sent after it counts: the reason that it reads is this one.

@@ -126,15 +126,17 @@ class Run:
         newer = self.state.replaced.get(node)
         if newer is not None:
             raise self._roll.replaced_error(profile.node_id, node, newer)
-        session = self.sessions.get(node)
+        session, stray = self.sessions.get(node), self._roll.strays.get(node)
         resumed = session is not None and node in self.state.last_heartbeats
         if session is None or not resumed:
             self._roll.agree(hello.settings)
             session = Session(node, profile, self.now_s)
             if not self.state.closed:
                 self._admit(session)
-        if session.connection is not None and session.connection != connection:
-            self._outbox.end(session.connection)
+        for former in (session, stray):
+            if former is not None and former.connection not in {None, connection}:
+                self._outbox.end(former.connection)
+                former.connection = None
         self._roll.strays.pop(node, None)
         session.connection = connection
         self.revision += 1
