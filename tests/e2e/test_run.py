@@ -150,6 +150,27 @@ def test_standard_streams_may_be_closed(cluster: Cluster, closed: str) -> None:
     assert len(started) == ("2>&-" not in closed)
 
 
+@pytest.mark.parametrize(
+    ("left", "script", "exit_code"),
+    [
+        ("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "exit 3", 3),
+        (
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])",
+            "kill -TERM $PPID; exec sleep 600",
+            128 + signal.SIGTERM,
+        ),
+    ],
+    ids=["ignored ends of children", "blocked signals"],
+)
+def test_a_supervisor_may_leave_odd_signals(
+    cluster: Cluster, left: str, script: str, exit_code: int
+) -> None:
+    inner = (sys.executable, "-m", "quorate", "run", "--standalone", "--", "sh", "-c", script)
+    supervisor = f"import os, signal, sys; {left}; os.execv(sys.executable, {inner})"
+    node = cluster.quorate("run", "--standalone", "--", sys.executable, "-c", supervisor)
+    assert node.exit_code() == exit_code, node.report()
+
+
 # Failing workers
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import click
@@ -108,9 +109,19 @@ def _open_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
+def _restore_signals() -> None:
+    """Undo what some supervisors do to their children, ours included: block signals, ignore ends.
+
+    Where SIGCHLD is ignored, the system keeps no exit codes.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def main() -> None:
     """Run the command line of this process and exit."""
     _open_standard_streams()
+    _restore_signals()
     try:
         commands.main(prog_name="quorate")
     except RendezvousError as error:
