@@ -66,14 +66,14 @@ def test_the_second_signal_is_told_on_the_spot() -> None:
 
 
 def test_what_is_meant_for_the_workers_is_handed_on_and_ends_nothing() -> None:
-    told: list[signal.Signals] = []
+    before, told = signal.getsignal(signal.SIGUSR1), list[signal.Signals]()
     interrupts = interrupts_of(on_other=told.append)
     with interrupts.installed(), interrupts.felt():
         send(signal.SIGUSR1)
         send(signal.SIGUSR2)
         assert told == [signal.SIGUSR1, signal.SIGUSR2]
     assert interrupts.first is None
-    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGUSR1) is before
 
 
 def test_the_former_handlers_come_back_and_what_is_ignored_stays_so() -> None:
