@@ -1,6 +1,6 @@
 """Many who mean no good to a coordinator, in one process, until its standard input ends.
 
-    python hostile_program.py HOST:PORT NUMBER [CA_FILE CERT_FILE KEY_FILE]
+    python hostile_program.py HOST:PORT NUMBER [--tls CA_FILE CERT_FILE KEY_FILE] [--without KIND]
 
 QUORATE_TOKEN is the coordinator's token: recordings of others are made with it, and a few clients
 come in with it, and flood the store of a run of their own. Prints `ready` once all have begun, and
@@ -9,6 +9,7 @@ at the end how often each kind has tried.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import itertools
@@ -97,20 +98,8 @@ class Crowd:
         self._all_here = asyncio.Event()
         self.tries: Counter[str] = Counter()
 
-    async def run(self) -> None:
-        kinds = itertools.cycle(
-            [
-                self.garbage,
-                self.silent,
-                self.slow,
-                self.oversized,
-                self.wrong_token,
-                self.replayed,
-                self.half_tls,
-                self.http,
-            ]
-        )
-        attacks = [self.flood] * FLOODERS + list(itertools.islice(kinds, self._number - FLOODERS))
+    async def run(self, without: list[str]) -> None:
+        attacks = self._attacks(without)
         tasks = [asyncio.create_task(self._go_on(attack)) for attack in attacks]
         await self._all_here.wait()
         print("ready", flush=True)
@@ -119,6 +108,22 @@ class Crowd:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         print(json.dumps(self.tries), flush=True)
+
+    def _attacks(self, without: list[str]) -> list[Callable[[], Awaitable[None]]]:
+        """Return what each of them does: a few flood, the others take turns."""
+        kinds = [
+            self.garbage,
+            self.silent,
+            self.slow,
+            self.oversized,
+            self.wrong_token,
+            self.replayed,
+            self.half_tls,
+            self.http,
+        ]
+        kept = itertools.cycle([kind for kind in kinds if kind.__name__ not in without])
+        floods = [self.flood] * FLOODERS if self.flood.__name__ not in without else []
+        return floods + list(itertools.islice(kept, self._number - len(floods)))
 
     async def _go_on(self, attack: Callable[[], Awaitable[None]]) -> None:
         # The machine cannot start them all in one instant.
@@ -219,10 +224,15 @@ class Crowd:
 def main() -> None:
     # They would have machines of their own.
     os.nice(10)
-    endpoint = parse_rendezvous_endpoint(sys.argv[1], 0)
-    files = sys.argv[3:]
-    tls = client_context(TlsFiles(*files)) if files else None
-    asyncio.run(Crowd(endpoint, int(sys.argv[2]), tls).run())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("endpoint")
+    parser.add_argument("number", type=int)
+    parser.add_argument("--tls", nargs=3, metavar="FILE")
+    parser.add_argument("--without", action="append", default=[])
+    options = parser.parse_args()
+    endpoint = parse_rendezvous_endpoint(options.endpoint, 0)
+    tls = client_context(TlsFiles(*options.tls)) if options.tls else None
+    asyncio.run(Crowd(endpoint, options.number, tls).run(options.without))
 
 
 async def pause(seconds: float) -> None:
