@@ -1,19 +1,24 @@
-"""What may be asked at once: who asks for too much waits until it is carried out (R15)."""
+"""What may be asked at once: who asks for too much waits, and others before it (R15)."""
 
 from __future__ import annotations
 
 import pytest
 
 from quorate.coordinator import flow as flow_module
-from quorate.coordinator.flow import REQUESTS_AT_ONCE_MAX, Flow
+from quorate.coordinator.flow import (
+    GREEDY_AT_ONCE_MAX,
+    GREEDY_EVERY_S,
+    REQUESTS_AT_ONCE_MAX,
+    Flow,
+)
 
 
-class Greedy:
-    """Asks again for all that it has left as soon as it may go on."""
+class Asking:
+    """Asks for all that it has left as soon as it may."""
 
     def __init__(self, number: int, flow: Flow, left: int = 0) -> None:
         self.number = number
-        self.asked = self.asked_bytes = 0
+        self.asked = self.asked_bytes = self.asked_turn = 0
         self.paused = False
         self.left = left
         self._flow = flow
@@ -31,44 +36,111 @@ class Greedy:
             self._flow.count(self, body_bytes)
 
 
+def goes(flow: Flow, goers: int, left: int = 10 * REQUESTS_AT_ONCE_MAX) -> list[Asking]:
+    """Return some who have asked for too much."""
+    greedy = [Asking(number, flow, left) for number in range(goers)]
+    for asking in greedy:
+        asking.ask()
+    return greedy
+
+
+def went_on(greedy: list[Asking]) -> list[int]:
+    """Return how often each of them went on after its first time, if it had ten in all."""
+    return [9 - asking.left // REQUESTS_AT_ONCE_MAX for asking in greedy]
+
+
 def test_r15_who_has_asked_often_enough_is_paused_and_nobody_else() -> None:
     flow = Flow()
-    greedy, meek = Greedy(1, flow, 3 * REQUESTS_AT_ONCE_MAX), Greedy(2, flow, 1)
-    greedy.ask()
+    (greedy,) = goes(flow, 1)
+    meek = Asking(2, flow, 1)
     meek.ask()
-    assert greedy.left == 2 * REQUESTS_AT_ONCE_MAX
+    assert greedy.left == 9 * REQUESTS_AT_ONCE_MAX
     assert (greedy.paused, meek.paused) == (True, False)
+    assert flow.kept_waiting == 1
 
 
 def test_r15_what_was_received_meanwhile_is_counted_anew() -> None:
     flow = Flow()
-    greedy = Greedy(1, flow, 2 * REQUESTS_AT_ONCE_MAX + 1)
-    greedy.ask()
-    for left, paused in ((1, True), (0, False), (0, False)):
-        flow.resume()
+    (greedy,) = goes(flow, 1, 2 * REQUESTS_AT_ONCE_MAX + 1)
+    for left, paused, again_s in ((1, True, 0.0), (0, False, None)):
+        assert flow.resume(0.0) == again_s
         assert (greedy.left, greedy.paused) == (left, paused)
+
+
+def test_who_asks_now_and_then_is_never_greedy() -> None:
+    flow = Flow()
+    asking = Asking(1, flow)
+    for _ in range(3 * REQUESTS_AT_ONCE_MAX):
+        asking.left = 1
+        asking.ask()
+        assert not asking.paused
+        assert flow.resume(0.0) is None
+
+
+def test_r15_the_greedy_go_on_a_few_at_a_time_by_turns() -> None:
+    flow = Flow()
+    greedy = goes(flow, GREEDY_AT_ONCE_MAX + 2)
+    assert flow.resume(0.0) == 0.0
+    assert went_on(greedy) == [1] * GREEDY_AT_ONCE_MAX + [0, 0]
+    assert flow.resume(0.0) == 0.0
+    assert went_on(greedy) == [2] * (GREEDY_AT_ONCE_MAX - 2) + [1] * 4
+
+
+def test_r15_while_others_ask_one_at_a_time_goes_on_with_rests() -> None:
+    flow = Flow()
+    greedy = goes(flow, 2)
+    other = Asking(9, flow)
+    now_s, half_s = 0.0, GREEDY_EVERY_S / 2
+    for expected, again_s in [
+        ([1, 0], GREEDY_EVERY_S),
+        ([1, 0], half_s),
+        ([1, 1], GREEDY_EVERY_S),
+        ([1, 1], half_s),
+        ([2, 1], GREEDY_EVERY_S),
+    ]:
+        other.left = 1
+        other.ask()
+        assert flow.resume(now_s) == pytest.approx(again_s)
+        assert went_on(greedy) == expected
+        assert not other.paused
+        now_s += half_s
+
+
+def test_r15_what_others_asked_during_a_rest_counts_when_it_is_over() -> None:
+    flow = Flow()
+    greedy = goes(flow, 2)
+    other = Asking(9, flow, 1)
+    assert flow.resume(0.0) == 0.0
+    other.ask()
+    assert flow.resume(GREEDY_EVERY_S / 2) == pytest.approx(GREEDY_EVERY_S / 2)
+    assert flow.resume(GREEDY_EVERY_S) == GREEDY_EVERY_S
+    assert went_on(greedy) == [2, 1]
+    assert flow.resume(GREEDY_EVERY_S) == 0.0, "nobody else has asked since"
+    assert went_on(greedy) == [3, 2]
 
 
 @pytest.mark.parametrize("limit", ["REQUEST_BYTES_AT_ONCE_MAX", "REQUEST_BYTES_AT_ONCE_TOTAL_MAX"])
 def test_r15_bytes_count_too(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_module, limit, 100)
     flow = Flow()
-    greedy = Greedy(1, flow, 10)
+    greedy = Asking(1, flow, 10)
     greedy.ask(60)
     assert (greedy.left, greedy.paused) == (8, True)
 
 
-def test_r15_beyond_the_bytes_of_all_whoever_asks_for_more_waits(
+def test_r15_beyond_the_bytes_of_all_whoever_asks_for_more_waits_and_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(flow_module, "REQUEST_BYTES_AT_ONCE_TOTAL_MAX", 100)
     flow = Flow()
-    silent, first, second = (Greedy(number, flow, left) for number, left in enumerate((0, 1, 1)))
+    silent, first, *others = (Asking(number, flow, 1) for number in range(10))
     first.ask(99)
     assert not first.paused
-    second.ask(1)
-    assert (silent.paused, first.paused, second.paused) == (False, False, True)
-    flow.resume()
+    for other in others:
+        other.ask(1)
+    assert [other.paused for other in (silent, first, *others)] == [False, False] + [True] * 8
+    assert flow.resume(0.0) is None
+    assert flow.kept_waiting == 0
     first.left = 1
     first.ask(99)
     assert not first.paused
@@ -76,8 +148,7 @@ def test_r15_beyond_the_bytes_of_all_whoever_asks_for_more_waits(
 
 def test_who_has_gone_is_not_told_to_go_on() -> None:
     flow = Flow()
-    gone = Greedy(1, flow, REQUESTS_AT_ONCE_MAX)
-    gone.ask()
-    flow.gone(1)
-    flow.resume()
+    (gone,) = goes(flow, 1)
+    flow.gone(gone.number)
+    assert flow.resume(0.0) is None
     assert gone.paused

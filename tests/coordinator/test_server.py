@@ -270,7 +270,7 @@ def test_r15_whoever_asks_for_too_much_at_once_waits_and_nobody_else(
         ledger.gate.clear()
         number = 10 * flow.REQUESTS_AT_ONCE_MAX
         greedy.say(*(SetValue(2 + i, space, f"k{i}", b"v") for i in range(number)))
-        until(lambda: coordinator.server._flow._paused, what="the greedy one to be held up")
+        until(lambda: coordinator.server._flow.kept_waiting, what="the greedy one to be held up")
         assert pings(meek)
         engine = coordinator.server._engine
         assert engine is not None
@@ -291,7 +291,7 @@ def test_r15_bytes_of_requests_that_wait_are_bounded(
         space = join_alone(agent)
         ledger.gate.clear()
         agent.say(*(SetValue(2 + i, space, "k", bytes(10_000)) for i in range(30)))
-        until(lambda: coordinator.server._flow._paused, what="it to be held up")
+        until(lambda: coordinator.server._flow.kept_waiting, what="it to be held up")
         engine = coordinator.server._engine
         assert engine is not None
         assert len(engine._inbox) <= 11

@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
         paused: Whether nothing is read from the peer.
         asked: For `quorate.coordinator.flow`: what it counts of this connection.
         asked_bytes: The same, in bytes.
+        asked_turn: The same: when that was.
         transport: The socket; `None` before it is there, and after its end.
     """
 
@@ -91,6 +92,7 @@ class Connection(asyncio.Protocol):
         "_service",
         "asked",
         "asked_bytes",
+        "asked_turn",
         "greeted",
         "heard_s",
         "number",
@@ -104,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._door = door
         self._finished = False
-        self.asked = self.asked_bytes = 0
+        self.asked = self.asked_bytes = self.asked_turn = 0
         self.paused = False
         self.number = 0
         self.heard_s = 0.0

@@ -1,10 +1,13 @@
-"""How much may be asked at once; beyond that nothing is read from those who ask for more. Pure.
+"""How much may be asked at once, and when those go on who ask for more. Pure.
 
-They wait, the others do not (R15).
+Who asks for too much at once is *greedy*: nothing more is read from it until what it has asked is
+carried out. After that the greedy go on by turns, a few at a time; and where others ask for
+something meanwhile, one at a time and with rests, so that the others hardly wait for them (R15).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Protocol
 
 __all__ = ["Asker", "Flow"]
@@ -15,6 +18,12 @@ REQUESTS_AT_ONCE_MAX = 16
 REQUEST_BYTES_AT_ONCE_MAX = 8 * 1024 * 1024
 REQUEST_BYTES_AT_ONCE_TOTAL_MAX = 64 * 1024 * 1024
 
+# What the greedy ask in one go keeps others waiting for some 3 ms at most.
+GREEDY_AT_ONCE_MAX = 4
+
+# One of them goes on so often while others ask too: it takes some 1 ms, and so a tenth of the time.
+GREEDY_EVERY_S = 0.01
+
 
 class Asker(Protocol):
     """Who asks: a connection.
@@ -23,11 +32,13 @@ class Asker(Protocol):
         number: Its name.
         asked: How many requests are counted of it; 0 at first.
         asked_bytes: How many bytes they have; 0 at first.
+        asked_turn: The turn in which they were; 0 at first.
     """
 
     number: int
     asked: int
     asked_bytes: int
+    asked_turn: int
 
     def pause(self) -> None:
         """Read nothing more until `resume`."""
@@ -39,33 +50,72 @@ class Asker(Protocol):
 
 
 class Flow:
-    """Pauses those who ask for too much at once, until what they asked is carried out."""
+    """Pauses those who ask for too much at once, and lets them go on by turns."""
 
     def __init__(self) -> None:
+        # A turn lasts until everything that was asked in it is carried out.
+        self._turn = 1
         self._asked_bytes = 0
-        self._paused: dict[int, Asker] = {}
+        self._greedy: OrderedDict[int, Asker] = OrderedDict()
+        self._held: dict[int, Asker] = {}
+        self._went_s = float("-inf")
+        self._modest = 0
+        self._others_ask = False
+
+    @property
+    def kept_waiting(self) -> int:
+        """How many are paused."""
+        return len(self._greedy) + len(self._held)
 
     def count(self, asker: Asker, body_bytes: int) -> None:
         """Count a request of so many bytes, and pause who asked if that is enough for now."""
+        if asker.asked_turn != self._turn:
+            asker.asked_turn = self._turn
+            asker.asked = asker.asked_bytes = 0
+            self._modest += 1
         self._asked_bytes += body_bytes
         asker.asked += 1
         asker.asked_bytes += body_bytes
-        if (
-            asker.asked >= REQUESTS_AT_ONCE_MAX
-            or asker.asked_bytes >= REQUEST_BYTES_AT_ONCE_MAX
-            or self._asked_bytes >= REQUEST_BYTES_AT_ONCE_TOTAL_MAX
-        ):
+        if asker.asked >= REQUESTS_AT_ONCE_MAX or asker.asked_bytes >= REQUEST_BYTES_AT_ONCE_MAX:
+            self._modest -= 1
+            self._greedy[asker.number] = asker
             asker.pause()
-            self._paused[asker.number] = asker
+        elif self._asked_bytes >= REQUEST_BYTES_AT_ONCE_TOTAL_MAX:
+            self._held[asker.number] = asker
+            asker.pause()
 
-    def resume(self) -> None:
-        """Let everybody go on: all that was asked is carried out."""
-        self._asked_bytes = 0
-        paused, self._paused = self._paused, {}
-        for asker in paused.values():
-            asker.asked = asker.asked_bytes = 0
+    def resume(self, now_s: float) -> float | None:
+        """Let those go on whose turn it is: all that was asked is carried out.
+
+        Args:
+            now_s: The monotonic time in seconds.
+
+        Returns:
+            In how many seconds to call it again, if all is carried out by then; `None` if nobody
+            is kept waiting.
+        """
+        self._others_ask |= self._modest > 0
+        self._turn += 1
+        self._modest = self._asked_bytes = 0
+        held, self._held = self._held, {}
+        for asker in held.values():
             asker.resume()
+        if not self._greedy:
+            return None
+        rest_s = self._went_s + GREEDY_EVERY_S - now_s if self._others_ask else 0.0
+        if rest_s > 0:
+            return rest_s
+        rest_s = GREEDY_EVERY_S if self._others_ask else 0.0
+        self._go_on(1 if self._others_ask else GREEDY_AT_ONCE_MAX)
+        self._went_s, self._others_ask = now_s, False
+        return rest_s if self._greedy else None
 
     def gone(self, number: int) -> None:
         """Note that a connection has ended."""
-        self._paused.pop(number, None)
+        self._greedy.pop(number, None)
+        self._held.pop(number, None)
+
+    def _go_on(self, count: int) -> None:
+        going = [self._greedy.popitem(last=False)[1] for _ in range(min(count, len(self._greedy)))]
+        for asker in going:
+            asker.resume()

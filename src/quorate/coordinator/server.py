@@ -87,6 +87,7 @@ class CoordinatorServer:
         self._connections = Connections(connections_max(files_max), keys or Keys(), tls, self.now_s)
         self._reception = Reception(listeners, partial(self._connections.make, self), self.now_s)
         self._flow = Flow()
+        self._resuming: asyncio.TimerHandle | None = None
         self._inquiries = Inquiries(self._plan_flush)
         self._hindrance = Hindrance(self._connections.tell)
         self._writer = Writer(self._hindrance, self.tally, self.now_s, self._stop_if_failed)
@@ -254,13 +255,25 @@ class CoordinatorServer:
             self._tenure.depose(ledger, error)
             return
         engine.settle(batch)
+        # Whoever was kept waiting for this does not wait for what the greedy ask next.
+        self._send_if_held(engine.take_sends())
         self._resume()
         self._flush()
 
     def _resume(self) -> None:
-        """Read on from everybody, unless the engine has not come to an end with what was asked."""
-        if self._engine is None or not self._engine.has_backlog:
-            self._flow.resume()
+        """Read on from who may, unless the engine has not come to an end with what was asked."""
+        if self._engine is not None and self._engine.has_backlog:
+            return
+        again_s = self._flow.resume(self.now_s())
+        if again_s is not None and self._resuming is None:
+            loop = asyncio.get_running_loop()
+            self._resuming = loop.call_later(again_s, self._resume_if_at_rest)
+
+    def _resume_if_at_rest(self) -> None:
+        """Read on, unless it follows anyway from what is being carried out."""
+        self._resuming = None
+        if not self._flush_planned and not self._writer.is_busy:
+            self._resume()
 
     def _send_if_held(self, sends: list[Send]) -> None:
         """Let answers out while it is certain that nobody else decides, else keep them back."""
@@ -337,6 +350,8 @@ class CoordinatorServer:
 
     async def _end(self) -> None:
         await self._reception.close()
+        if self._resuming is not None:
+            self._resuming.cancel()
         self._writer.cancel()
         self._connections.abort()
         self._tenure.close()
