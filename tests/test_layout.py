@@ -121,6 +121,7 @@ FLOORS: dict[str, str] = {
         coordinator.refusals
         coordinator.admission
         coordinator.flow
+        coordinator.newcomers
         coordinator.hindrance
         coordinator.attachment
         coordinator.candidates
@@ -292,6 +293,7 @@ PURE = {
     "coordinator.judge",
     "coordinator.minutes",
     "coordinator.naming",
+    "coordinator.newcomers",
     "coordinator.operators",
     "coordinator.outbox",
     "coordinator.parts",

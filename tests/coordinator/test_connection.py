@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 
 from quorate.coordinator import connection as connection_module
@@ -27,6 +29,7 @@ from quorate.wire.messages import (
     encode,
 )
 from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of
+from quorate.wire.tls import TlsPipe
 from tests.coordinator.wire import Notes, Wire
 from tests.served import operator_hello, token
 
@@ -41,11 +44,11 @@ UNKNOWN = b"\x93\x63\x09\xa0"
 class Peer:
     """A connection and what is on either side of it."""
 
-    def __init__(self, keys: Keys | None = None) -> None:
+    def __init__(self, keys: Keys | None = None, pipe: TlsPipe | None = None) -> None:
         self.clock = ManualClock(5.0)
         self.notes = Notes(self.clock)
         self.wire = Wire()
-        self.connection = Connection(self.notes, Door(keys or Keys(), bytes(NONCE_BYTES)), None)
+        self.connection = Connection(self.notes, Door(keys or Keys(), bytes(NONCE_BYTES)), pipe)
         self.connection.connection_made(self.wire)
         self.notes.told.clear()
 
@@ -189,3 +192,24 @@ def test_r15_an_answer_that_is_too_large_becomes_a_failure(
     failed = decode_reply(body)
     assert isinstance(failed, Failed)
     assert failed.id == 3
+
+
+def test_what_belongs_to_a_handshake_is_read_when_it_has_its_turn() -> None:
+    peer = Peer(pipe=TlsPipe(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True))
+    for data in (b"GET", b" / HTTP"):
+        peer.connection.data_received(data)
+    assert peer.notes.told == [("knocked", 3), ("knocked", 7)]
+    assert (peer.connection.unread, peer.wire.sent) == (b"GET / HTTP", b"")
+    peer.connection.take_turn()
+    (refused,) = peer.wire.replies
+    assert "does not speak TLS" in refused.message
+    assert peer.connection.has_begun
+    assert not peer.connection.unread
+
+
+def test_who_was_turned_away_has_no_turn() -> None:
+    peer = Peer(pipe=TlsPipe(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True))
+    peer.connection.data_received(b"GET / HTTP")
+    peer.connection.refuse(RendezvousConnectionError("no room"))
+    peer.connection.take_turn()
+    assert peer.wire.sent == b""

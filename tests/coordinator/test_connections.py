@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from pathlib import Path
 
 import pytest
 
+from quorate.coordinator import connections as connections_module
 from quorate.coordinator.connection import Connection
 from quorate.coordinator.connections import (
     GREETING_TIMEOUT_S,
@@ -15,19 +18,39 @@ from quorate.coordinator.connections import (
 )
 from quorate.coordinator.door import Keys
 from quorate.testing import ManualClock
+from quorate.tls import TlsContexts, TlsFiles, client_context, server_context
 from quorate.wire.frames import frame
 from quorate.wire.messages import Challenge, Ping, Refused, Waiting, encode
+from quorate.wire.tls import TlsPipe
+from tests.certificates import Authority
 from tests.coordinator.wire import Notes, Wire
 from tests.served import operator_hello, token
+
+TICK_S = 0.25
+
+
+class Coordinator(Notes):
+    """Hands on those who knock."""
+
+    connections: Connections
+
+    def knocked(self, connection: Connection, data_bytes: int) -> None:
+        self.connections.knocked(connection, data_bytes)
 
 
 class House:
     """Connections, and the coordinator that they are of."""
 
-    def __init__(self, connections_max: int = 100, keys: Keys | None = None) -> None:
+    def __init__(
+        self,
+        connections_max: int = 100,
+        keys: Keys | None = None,
+        tls: TlsContexts | None = None,
+    ) -> None:
         self.clock = ManualClock()
-        self.notes = Notes(self.clock)
-        self.connections = Connections(connections_max, keys or Keys(), None, self.clock.monotonic)
+        self.notes = Coordinator(self.clock)
+        self.connections = Connections(connections_max, keys or Keys(), tls, self.clock.monotonic)
+        self.notes.connections = self.connections
         self.wires: dict[int, Wire] = {}
 
     def arrive(self, greeted: bool = False) -> Connection:
@@ -46,8 +69,9 @@ class House:
 
     def end_after(self, seconds: float) -> None:
         """Let time pass, and scan."""
-        self.clock.advance(seconds)
-        self.connections.tick()
+        for _ in range(round(seconds / TICK_S)):
+            self.clock.advance(TICK_S)
+            self.connections.tick()
 
 
 def test_numbers_are_used_once() -> None:
@@ -95,7 +119,7 @@ def test_who_says_something_stays_and_who_is_paused_too() -> None:
     house = House()
     speaking, paused = house.arrive(greeted=True), house.arrive(greeted=True)
     paused.pause()
-    house.clock.advance(IDLE_TIMEOUT_S)
+    house.end_after(IDLE_TIMEOUT_S)
     speaking.data_received(frame(encode(Ping(1))))
     house.end_after(SCAN_S)
     assert speaking.is_open
@@ -155,3 +179,119 @@ def test_refusals_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.getMessage() for record in caplog.records] == ["refused 10.0.0.1:4711: why not"]
     house.end_after(1.0)
     assert caplog.records[-1].getMessage() == "refused 4 more peers"
+
+
+class Caller:
+    """A peer whose words come over TLS."""
+
+    def __init__(self, house: House, context: ssl.SSLContext) -> None:
+        self.house = house
+        self.connection = house.arrive()
+        self.pipe = TlsPipe(context, server_side=False, server_hostname="localhost")
+
+    def knock(self) -> None:
+        """Send what the handshake has to send next."""
+        wire = self.house.wire(self.connection)
+        answer, wire.sent = wire.sent, b""
+        self.pipe.feed(answer)
+        self.connection.data_received(self.pipe.take_output())
+
+
+class TestHandshakes:
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> TlsFiles:
+        return Authority(tmp_path / "certificates").issue("node")
+
+    @pytest.fixture
+    def context(self, files: TlsFiles) -> ssl.SSLContext:
+        return client_context(TlsFiles(files.ca_file))
+
+    @pytest.fixture
+    def tls(self, files: TlsFiles) -> TlsContexts:
+        return TlsContexts(TlsFiles("", files.cert_file, files.key_file), server_context)
+
+    def test_r15_members_are_looked_at_between_handshakes(
+        self, tls: TlsContexts, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def play() -> None:
+            monkeypatch.setattr(connections_module, "HANDSHAKES_AT_ONCE_MAX", 2)
+            house = House(tls=tls)
+            callers = [Caller(house, context) for _ in range(5)]
+            for caller in callers:
+                caller.knock()
+            for begun in (0, 2, 4, 5):
+                assert sum(caller.connection.has_begun for caller in callers) == begun
+                await asyncio.sleep(0)
+
+        asyncio.run(play())
+
+    def test_who_waits_for_its_turn_loses_no_time(
+        self, tls: TlsContexts, context: ssl.SSLContext
+    ) -> None:
+        async def play() -> None:
+            house = House(tls=tls)
+            caller, silent = Caller(house, context), house.arrive()
+            house.end_after(GREETING_TIMEOUT_S / 2)
+            caller.knock()
+            house.end_after(3 * GREETING_TIMEOUT_S)
+            assert (caller.connection.is_open, silent.is_open) == (True, False)
+            await asyncio.sleep(0)
+            assert caller.connection.has_begun
+            house.end_after(GREETING_TIMEOUT_S / 2)
+            assert caller.connection.is_open
+            house.end_after(SCAN_S)
+            assert not caller.connection.is_open
+
+        asyncio.run(play())
+
+    def test_r15_what_is_kept_unread_has_a_limit(
+        self, tls: TlsContexts, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def play() -> None:
+            house = House(tls=tls)
+            first, gone, second, third = (Caller(house, context) for _ in range(4))
+            gone.knock()
+            house.connections.remove(gone.connection)
+            monkeypatch.setattr(connections_module, "UNREAD_BYTES_TOTAL_MAX", 800)
+            first.knock()
+            assert not first.connection.has_begun
+            second.knock()
+            assert second.connection.has_begun
+            await asyncio.sleep(0)
+            third.knock()
+            assert not third.connection.has_begun
+            await asyncio.sleep(0)
+            assert (gone.connection.has_begun, third.connection.has_begun) == (False, True)
+
+        asyncio.run(play())
+
+    def test_r15_without_room_those_who_wait_for_us_stay_longest(
+        self, tls: TlsContexts, context: ssl.SSLContext
+    ) -> None:
+        async def play() -> None:
+            house = House(connections_max=6, tls=tls)
+            first, second = Caller(house, context), Caller(house, context)
+            silent = house.arrive()
+            first.knock()
+            second.knock()
+            third = house.arrive()
+            assert [each.is_open for each in (silent, third)] == [False, True]
+            house.connections.remove(third)
+            for _ in range(2):
+                Caller(house, context).knock()
+            assert (first.connection.is_open, second.connection.is_open) == (True, True)
+            await asyncio.sleep(0)
+            assert first.connection.has_begun
+            assert second.connection.has_begun
+
+        asyncio.run(play())
+
+
+def test_r9_time_in_which_the_coordinator_was_away_counts_for_nobody() -> None:
+    house = House()
+    stranger = house.arrive()
+    house.clock.advance(2 * GREETING_TIMEOUT_S)
+    house.end_after(GREETING_TIMEOUT_S)
+    assert stranger.is_open
+    house.end_after(SCAN_S)
+    assert not stranger.is_open

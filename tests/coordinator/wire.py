@@ -63,6 +63,9 @@ class Notes:
     def opened(self, connection: Connection) -> None:
         self.told.append(("opened",))
 
+    def knocked(self, connection: Connection, data_bytes: int) -> None:
+        self.told.append(("knocked", data_bytes))
+
     def admitted(self, connection: Connection, may_act: bool) -> None:
         self.told.append(("admitted", may_act))
 

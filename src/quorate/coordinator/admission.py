@@ -1,11 +1,14 @@
 """Which connections there is room for, and who goes when there is none. Pure.
 
 A newcomer is a connection whose hello was not accepted yet. There may be half as many of them as
-there may be connections; beyond that the oldest one goes: a flood of strangers cannot keep agents
-out, who need a moment to come in, where a stranger would stay for as long as it is let.
+there may be connections; beyond that the oldest one goes that has nothing to wait for: a flood of
+strangers cannot keep agents out, who need a moment to come in, where a stranger would stay for as
+long as it is let. Who waits for the coordinator to shake hands is no such stranger.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 __all__ = ["Admission", "connections_max"]
 
@@ -35,30 +38,43 @@ class Admission:
 
     def __init__(self, connections_max: int) -> None:
         self.connections_max = connections_max
-        self._newcomers: dict[int, None] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._waiting: set[int] = set()
         self._welcome: set[int] = set()
 
-    def arrived(self, number: int) -> int | None:
-        """Count a new connection.
+    def arrived(self, number: int) -> bool:
+        """Count a new connection; return whether it is one too many."""
+        self._idle[number] = None
+        newcomers = len(self._idle) + len(self._waiting)
+        return (
+            newcomers + len(self._welcome) > self.connections_max
+            or newcomers > self.connections_max // 2
+        )
 
-        Returns:
-            The one that has to go for it, which may be itself: there is room for nobody.
-        """
-        self._newcomers[number] = None
-        count = len(self._newcomers) + len(self._welcome)
-        if count <= self.connections_max and len(self._newcomers) <= self.connections_max // 2:
-            return None
-        oldest = next(iter(self._newcomers))
-        del self._newcomers[oldest]
-        return oldest
+    def oldest_idle(self) -> int:
+        """Return the newcomer that has been idle for longest, if only since it arrived."""
+        return next(iter(self._idle))
+
+    def waits(self, number: int) -> None:
+        """Note that a newcomer waits for the coordinator: it is not idle."""
+        if number in self._idle:
+            del self._idle[number]
+            self._waiting.add(number)
+
+    def served(self, number: int) -> None:
+        """Note that it is the newcomer's part again to say something."""
+        if number in self._waiting:
+            self._waiting.discard(number)
+            self._idle[number] = None
 
     def welcomed(self, number: int) -> None:
         """Note that a connection is no newcomer any more."""
-        if number in self._newcomers:
-            del self._newcomers[number]
+        if number in self._idle or number in self._waiting:
+            self.gone(number)
             self._welcome.add(number)
 
     def gone(self, number: int) -> None:
-        """Note that a connection has ended."""
-        self._newcomers.pop(number, None)
+        """Note that a connection has ended, or has to."""
+        self._idle.pop(number, None)
+        self._waiting.discard(number)
         self._welcome.discard(number)

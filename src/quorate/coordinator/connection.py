@@ -48,6 +48,10 @@ class Service(Protocol):
         """Take a new connection, and number it."""
         ...
 
+    def knocked(self, connection: Connection, data_bytes: int) -> None:
+        """Let a connection `take_turn` soon: so many bytes of its handshake have come."""
+        ...
+
     def admitted(self, connection: Connection, may_act: bool) -> None:
         """Note that a peer has come in; `may_act` if it may change things as an operator."""
         ...
@@ -81,6 +85,9 @@ class Connection(asyncio.Protocol):
         asked: For `quorate.coordinator.flow`: what it counts of this connection.
         asked_bytes: The same, in bytes.
         asked_turn: The same: when that was.
+        has_begun: Whether it had a turn to shake hands.
+        unread: What has come for its next turn.
+        waits_since_s: Since when it waits for that; `None` if it does not.
         transport: The socket; `None` before it is there, and after its end.
     """
 
@@ -94,10 +101,13 @@ class Connection(asyncio.Protocol):
         "asked_bytes",
         "asked_turn",
         "greeted",
+        "has_begun",
         "heard_s",
         "number",
         "paused",
         "transport",
+        "unread",
+        "waits_since_s",
     )
 
     def __init__(self, service: Service, door: Door, pipe: TlsPipe | None) -> None:
@@ -111,6 +121,9 @@ class Connection(asyncio.Protocol):
         self.number = 0
         self.heard_s = 0.0
         self.greeted = False
+        self.has_begun = False
+        self.unread = b""
+        self.waits_since_s: float | None = None
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -120,15 +133,20 @@ class Connection(asyncio.Protocol):
         self._service.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on the messages that the bytes complete."""
+        """Hand on the messages that the bytes complete; keep what belongs to a handshake."""
         self._service.tally.received_bytes += len(data)
-        try:
-            for body in self._reader.feed(self._plain(data) if data else b""):
-                self._take(body)
-                if self.paused:
-                    return
-        except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
-            self.refuse(error)
+        if self._pipe is not None and not self._pipe.established:
+            self.unread += data
+            self._service.knocked(self, len(data))
+        else:
+            self._read(data)
+
+    def take_turn(self) -> None:
+        """Read what has come for the handshake, and what follows it."""
+        self.has_begun = True
+        data, self.unread = self.unread, b""
+        if self.is_open:
+            self._read(data)
 
     def pause(self) -> None:
         """Read nothing more until `resume`."""
@@ -141,7 +159,16 @@ class Connection(asyncio.Protocol):
         self.paused = False
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
-            self.data_received(b"")
+            self._read(b"")
+
+    def _read(self, data: bytes) -> None:
+        try:
+            for body in self._reader.feed(self._plain(data) if data else b""):
+                self._take(body)
+                if self.paused:
+                    return
+        except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
+            self.refuse(error)
 
     def _take(self, body: bytes) -> None:
         word = self._decoded(body)
@@ -241,6 +268,11 @@ class Connection(asyncio.Protocol):
         if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             self._service.refused(self, "it does not read what it is sent")
             self.transport.abort()
+
+    def host(self) -> str:
+        """Return the peer's address as a number, without its port; empty once it has gone."""
+        name = self.transport.get_extra_info("peername") if self.transport else None
+        return str(name[0]) if name else ""
 
     def peer(self) -> str:
         """Return the peer's address, for the log."""

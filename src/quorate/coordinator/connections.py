@@ -11,6 +11,8 @@ from collections.abc import Callable
 from quorate.coordinator.admission import Admission
 from quorate.coordinator.connection import Connection, Service, framed
 from quorate.coordinator.door import Door, Keys
+from quorate.coordinator.engine import GAP_MAX_S
+from quorate.coordinator.newcomers import Newcomers, network_of
 from quorate.coordinator.refusals import RefusalLog
 from quorate.errors import RendezvousConnectionError
 from quorate.tls import TlsContexts
@@ -25,12 +27,20 @@ logger = logging.getLogger("quorate.coordinator")
 # How often dead connections are looked for, of which there are thousands.
 SCAN_S = 1.0
 
-# A peer that does not say hello in this time is no agent; agents say it in their first packet.
+# A peer that does not say hello in this time is no agent; agents say it in their first packet. Time
+# in which the peer waits for us does not count.
 GREETING_TIMEOUT_S = 10.0
 
 # Agents and stores beat every few seconds; a connection without a whole message for this long is
 # dead.
 IDLE_TIMEOUT_S = 120.0
+
+# How many handshakes go on in one turn of the loop, in which members are heard: they take less than
+# 20 ms. Fewer would make it slower for thousands to join: each turn of the loop has its price.
+HANDSHAKES_AT_ONCE_MAX = 32
+
+# What may wait for that, of all newcomers; beyond it handshakes do not wait, and members may.
+UNREAD_BYTES_TOTAL_MAX = 64 * 1024 * 1024
 
 # Connections that are dropped are gone after a turn or two of the loop.
 END_TIMEOUT_S = 2.0
@@ -65,8 +75,11 @@ class Connections:
         self._tls = tls
         self._now_s = now_s
         self._refusals = RefusalLog()
+        self._newcomers = Newcomers()
+        self._unread_bytes = 0
+        self._turns_planned = False
         self._last_number = 0
-        self._scanned_s = now_s()
+        self._ticked_s = self._scanned_s = now_s()
         self.are_open_to_all = keys.token is None
         self.by_number: dict[int, Connection] = {}
         self.open_count = 0
@@ -91,18 +104,27 @@ class Connections:
         connection.heard_s = self._now_s()
         self.by_number[connection.number] = connection
         self.open_count += 1
-        leaving = self.admission.arrived(connection.number)
-        if leaving is not None and leaving in self.by_number:
-            self.by_number[leaving].refuse(
-                RendezvousConnectionError(
-                    f"The coordinator has no room for another connection: it may have "
-                    f"{self.admission.connections_max}. Allow it more open files (ulimit -n)."
-                )
-            )
+        if self.admission.arrived(connection.number):
+            self._turn_one_away(connection)
+
+    def knocked(self, connection: Connection, data_bytes: int) -> None:
+        """Let a connection have its turn to shake hands."""
+        self._unread_bytes += data_bytes
+        if self._unread_bytes > UNREAD_BYTES_TOTAL_MAX:
+            self._give_turn(connection)
+            return
+        if connection.waits_since_s is None:
+            connection.waits_since_s = self._now_s()
+        self.admission.waits(connection.number)
+        network = network_of(connection.host())
+        self._newcomers.wait(connection.number, network, connection.has_begun)
+        self._plan_turns()
 
     def remove(self, connection: Connection) -> bool:
         """Forget a connection that has ended; return whether it had not been given up before."""
         self.open_count -= 1
+        self._newcomers.gone(connection.number)
+        self._unread_bytes -= len(connection.unread)
         self.admission.gone(connection.number)
         return self.by_number.pop(connection.number, None) is not None
 
@@ -121,7 +143,10 @@ class Connections:
     def tick(self) -> None:
         """Let time pass: end dead connections, and say how many refusals were not logged."""
         now_s = self._now_s()
-        if now_s - self._scanned_s >= SCAN_S:
+        gap_s, self._ticked_s = now_s - self._ticked_s, now_s
+        if gap_s > GAP_MAX_S:
+            self._pardon(gap_s)
+        elif now_s - self._scanned_s >= SCAN_S:
             self._scanned_s = now_s
             self._end_dead(now_s)
         if untold := self._refusals.take_untold(now_s):
@@ -147,9 +172,57 @@ class Connections:
             return self._open_door
         return Door(self._keys, secrets.token_bytes(NONCE_BYTES))
 
+    def _turn_one_away(self, connection: Connection) -> None:
+        leaving = self.admission.oldest_idle()
+        if leaving == connection.number:
+            # All others wait for us; those of the largest crowd have to wait for longest.
+            leaving = self._newcomers.last_of_longest() or leaving
+        self.admission.gone(leaving)
+        self._newcomers.gone(leaving)
+        if leaving in self.by_number:
+            self.by_number[leaving].refuse(
+                RendezvousConnectionError(
+                    f"The coordinator has no room for another connection: it may have "
+                    f"{self.admission.connections_max}. Allow it more open files (ulimit -n)."
+                )
+            )
+
+    def _plan_turns(self) -> None:
+        if not self._turns_planned:
+            self._turns_planned = True
+            asyncio.get_running_loop().call_soon(self._give_turns)
+
+    def _give_turns(self) -> None:
+        """Go on with handshakes for a while, and with the others after the next look at members."""
+        self._turns_planned = False
+        for _ in range(min(HANDSHAKES_AT_ONCE_MAX, len(self._newcomers))):
+            number = self._newcomers.take()
+            if number in self.by_number:
+                self._give_turn(self.by_number[number])
+        if self._newcomers:
+            self._plan_turns()
+
+    def _give_turn(self, connection: Connection) -> None:
+        self._newcomers.gone(connection.number)
+        self.admission.served(connection.number)
+        self._unread_bytes -= len(connection.unread)
+        if connection.waits_since_s is not None:
+            # It is no peer's fault that it had to wait for us.
+            connection.heard_s += self._now_s() - connection.waits_since_s
+            connection.waits_since_s = None
+        connection.take_turn()
+
+    def _pardon(self, gap_s: float) -> None:
+        """Let a time in which nobody was heard, since this process was away, count for nobody."""
+        for connection in self.by_number.values():
+            connection.heard_s += gap_s
+            if connection.waits_since_s is not None:
+                connection.waits_since_s += gap_s
+
     def _end_dead(self, now_s: float) -> None:
         for connection in list(self.by_number.values()):
             limit_s = IDLE_TIMEOUT_S if connection.greeted else GREETING_TIMEOUT_S
-            is_late = now_s - connection.heard_s > limit_s and not connection.paused
+            waits = connection.paused or connection.waits_since_s is not None
+            is_late = now_s - connection.heard_s > limit_s and not waits
             if is_late and connection.transport is not None:
                 connection.transport.abort()

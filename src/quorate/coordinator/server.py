@@ -180,6 +180,10 @@ class CoordinatorServer:
         if self._connections.are_open_to_all:
             self.admitted(connection, may_act=True)
 
+    def knocked(self, connection: Connection, data_bytes: int) -> None:
+        """Let a connection have its turn to shake hands."""
+        self._connections.knocked(connection, data_bytes)
+
     def admitted(self, connection: Connection, may_act: bool) -> None:
         """Tell the engine of a connection, whose words are handed to it from now on."""
         if self._engine is not None:
