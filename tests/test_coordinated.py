@@ -24,11 +24,15 @@ from quorate.cli.common import Connection
 from quorate.cli.status import fetch_status
 from quorate.coordinated import CoordinatedRendezvousHandler, _Explanation, create_handler
 from quorate.coordinator.door import Keys
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import RendezvousSettings
+from quorate.core.state import World
 from quorate.credentials import Token
 from quorate.errors import (
     RendezvousAuthenticationError,
     RendezvousClosedError,
     RendezvousConnectionError,
+    RendezvousProtocolError,
     RendezvousReplacedError,
     RendezvousSettingsError,
     RendezvousTimeoutError,
@@ -36,7 +40,7 @@ from quorate.errors import (
 from quorate.identity import Endpoint
 from quorate.testing import ManualClock
 from quorate.wait import Wait
-from quorate.wire.messages import Waiting
+from quorate.wire.messages import GetWorld, Waiting, WorldRecord
 from tests.conftest import busy_s
 from tests.served import (
     LOOPBACK,
@@ -190,6 +194,59 @@ def test_a_spare_has_no_deadline_and_a_promoted_one_has_all_its_time() -> None:
     wait = told.wait(promoted)
     assert wait is not None
     assert (wait.since_s, wait.ends_in_s, wait.gives_up_in_s) == (10.0, 20.0, 50.0)
+
+
+class Answering(CoordinatedRendezvousHandler):
+    """A handler whose coordinator has these answers, one after another."""
+
+    def __init__(self, *answers: tuple[World | None, int | None]) -> None:
+        self.answers = list(answers)
+        self.asked: list[int | None] = []
+        super().__init__(RendezvousSettings("job", 1, 9), [Endpoint("127.0.0.1", 1)])
+
+    def _new_session(self, *_: Any) -> Any:
+        return self
+
+    def call(self, make_request: Callable[[int], Any], timeout_s: float) -> WorldRecord:
+        del timeout_s
+        request = make_request(1)
+        assert isinstance(request, GetWorld)
+        self.asked.append(request.first)
+        world, size = self.answers.pop(0)
+        return WorldRecord(1, world, size)
+
+
+def record(round: int, size: int) -> World:
+    nodes = tuple(NodeDesc(f"n{number}", 1, 0) for number in range(size))
+    return World("e", round, nodes, size * (NodeProfile(),))
+
+
+def test_r1_a_record_is_put_together_from_its_parts() -> None:
+    whole = record(3, 5)
+    handler = Answering((whole.part(0, 2), 5), (whole.part(2, 2), 5), (whole.part(4, 2), 5))
+    assert handler.world() == whole
+    assert handler.asked == [0, 2, 4]
+
+
+def test_r1_parts_of_two_worlds_are_not_mixed() -> None:
+    old, new = record(3, 5), record(4, 3)
+    handler = Answering(
+        (old.part(0, 2), 5), (new.part(2, 2), 3), (new.part(0, 2), 3), (new.part(2, 2), 3)
+    )
+    assert handler.world() == new
+    assert handler.asked == [0, 2, 0, 2]
+
+
+def test_a_coordinator_of_an_older_release_sends_all_of_a_record() -> None:
+    assert Answering((record(3, 5), None)).world() == record(3, 5)
+    assert Answering((record(3, 5).part(0, 2), 5), (record(3, 5), None)).world() == record(3, 5)
+    assert Answering((None, None)).world() is None
+
+
+def test_r15_a_record_that_does_not_end_is_refused() -> None:
+    whole = record(3, 5)
+    with pytest.raises(RendezvousProtocolError, match="2 of 6 members"):
+        Answering((whole.part(0, 2), 6), (whole.part(5, 2), 6)).world()
 
 
 def test_r7_a_close_is_told_with_its_reason(agent: MakeHandler, until: Until) -> None:

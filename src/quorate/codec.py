@@ -18,8 +18,8 @@ from quorate.undecodable import UNDECODABLE
 
 __all__ = ["STATE_BYTES_MAX", "decode_state", "encode_state", "require_sound"]
 
-# A state of 10,000 nodes takes about 2 MB; one of this size is not a state.
-STATE_BYTES_MAX = 64 * 1024 * 1024
+# A node takes 200 to 400 bytes, and up to 8 KiB with labels; one of this size is not a state.
+STATE_BYTES_MAX = 256 * 1024 * 1024
 
 # Moments of other years cannot be written in every zone, or be followed by a later one.
 YEAR_MIN, YEAR_MAX = 2, 9998

@@ -32,7 +32,11 @@ from quorate.core.ops import SPARE
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import Place, World, WorldName
 from quorate.credentials import Token, token_from
-from quorate.errors import RendezvousError, RendezvousGracefulExitError
+from quorate.errors import (
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousProtocolError,
+)
 from quorate.identity import (
     Endpoint,
     NodeDescGenerator,
@@ -295,9 +299,30 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         return True
 
     def world(self) -> World | None:
-        """See base class."""
+        """See base class. A large record comes in parts, which may take one timeout each."""
+        known: World | None = None
+        while True:
+            first = len(known.members) if known is not None else 0
+            record = self._world_from(first)
+            part = record.world
+            if part is None or record.size is None:
+                return part
+            if known is not None and part.name != known.name:
+                # Another round has been completed meanwhile.
+                known = None
+                continue
+            known = part if known is None else known.extended(part)
+            if len(known.members) >= record.size:
+                return known
+            if not part.members:
+                raise RendezvousProtocolError(
+                    f"The coordinator has sent {first} of {record.size} members of a world, and no "
+                    f"more: run the same release everywhere."
+                )
+
+    def _world_from(self, first: int) -> WorldRecord:
         timeout_s = self._settings.timeout.heartbeat.total_seconds()
-        return answered(self._client.call(GetWorld, timeout_s), WorldRecord).world
+        return answered(self._client.call(lambda id: GetWorld(id, first), timeout_s), WorldRecord)
 
     def _start(self) -> None:
         if not self._started:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from quorate.coordinator import history as module
-from quorate.coordinator.history import EVENT_KINDS, EVENTS_KEPT, WORLDS_KEPT, Event
+from quorate.coordinator.history import EVENT_KINDS, EVENTS_KEPT, Event
 from quorate.coordinator.records import round_key
 from quorate.errors import RendezvousStateError
 from quorate.wire.messages import Failed, History, Report
@@ -71,7 +71,6 @@ def test_the_next_round_is_a_difference() -> None:
     assert first["duration_s"] == pytest.approx(3.0, abs=0.3)
     assert second["joined"] == ["d_1_0"]
     assert second["departed"] == {"c_1_0": "lost: its process ended"}
-    assert [world.round for world in driver.run.history.worlds] == [0, 1]
 
 
 def test_a_round_that_ends_because_somebody_came_back() -> None:
@@ -209,15 +208,12 @@ def test_events_are_of_known_kinds() -> None:
     assert {kind for kind, _ in kinds(driver)} <= set(EVENT_KINDS)
 
 
-def test_events_and_worlds_are_bounded() -> None:
+def test_events_are_bounded() -> None:
     driver = Driver(1, 1)
-    (a,) = driver.world("a")
-    for _ in range(WORLDS_KEPT + 1):
-        a.join()
+    driver.world("a")
     history = driver.run.history
     for _ in range(EVENTS_KEPT + 1):
         history.note(Event(driver.clock.now(), "held", "", 0, "again"))
-    assert len(history.worlds) == WORLDS_KEPT
     assert len(history.events) == EVENTS_KEPT
 
 

@@ -220,6 +220,18 @@ class TestMayEnter:
         run.state.desired_nodes = 2
         assert [may_enter(run.ctx(who)) for who in (C, D, E)] == [True, False, False]
 
+    def test_where_as_many_wait_as_there_are_places_nobody_else_enters(self) -> None:
+        """R5: with one place more, one who has not stood in line may take it."""
+        run = Run(1, 4)
+        run.completed(A, B)
+        run.join(C, D)
+        run.comes_back(A, B)
+        run.state.participants.pop(C, None)
+        assert [*run.state.wait_list] == [C, D]
+        assert [may_enter(run.ctx(who)) for who in (C, D, E)] == [True, True, False]
+        run.state.participants.pop(B)
+        assert [may_enter(run.ctx(who)) for who in (C, D, E)] == [True, True, True]
+
     def test_nobody_enters_where_there_is_no_room(self) -> None:
         """R2"""
         run = Run(1, 2)

@@ -44,11 +44,21 @@ def test_equal_records_have_equal_digests() -> None:
     assert world.digest() != World("e", 4, world.members, world.profiles).digest()
 
 
+def test_a_record_can_be_sent_in_parts() -> None:
+    """R1: put together they are the record, and nothing beyond its end."""
+    world = make_world(a=NodeProfile(), b=NodeProfile(port=1), c=NodeProfile(), d=NodeProfile())
+    parts = [world.part(0, 3), world.part(3, 3), world.part(4, 3)]
+    assert [len(part.members) for part in parts] == [3, 1, 0]
+    assert parts[1].ranks == {D: 0}
+    assert parts[0].extended(parts[1]).extended(parts[2]) == world
+
+
 def test_every_member_has_its_place() -> None:
     """R1, R2: ranks of nodes and of their workers, and how to reach the leader."""
     world = make_world(b=NodeProfile(port=29500, slots=2), a=NodeProfile(slots=4))
     places = world.places()
     assert [*places] == [B, A]
+    assert {node: place.rank for node, place in places.items()} == world.ranks
     first, second = places.values()
     assert (first.rank, first.size, first.first_worker, first.workers) == (0, 2, 0, 6)
     assert (second.rank, second.size, second.first_worker, second.workers) == (1, 2, 2, 6)

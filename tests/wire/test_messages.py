@@ -25,6 +25,7 @@ from quorate.wire import messages
 from quorate.wire.messages import (
     COMPRESSED_FROM_BYTES,
     FAILED,
+    PART_BYTES_MAX,
     ROLE_AGENT,
     TEXT_CHARACTERS_MAX,
     AddNumber,
@@ -72,6 +73,7 @@ from quorate.wire.messages import (
     encode,
     error_of,
     failure,
+    record_of,
     report_of,
 )
 from tests.core.support import make_settings
@@ -90,6 +92,7 @@ REQUESTS: list[Any] = [
     Close(3, "it broke", FAILED),
     Finish(15),
     GetWorld(4),
+    GetWorld(24, 4096),
     Ping(5, 3),
     SetValue(6, SPACE, "k\0k", b"\0v"),
     AddNumber(7, SPACE, "k", -3),
@@ -119,6 +122,7 @@ REPLIES: list[Any] = [
     Value(1, b"\xff"),
     WorldRecord(1, None),
     WorldRecord(1, World("e", 4, (NODE,), (PROFILE,))),
+    WorldRecord(1, World("e", 4, (NODE,), (PROFILE,)), 7),
     Report(1, b"{}"),
     Report(1, b"x", True),
     Done(1, True, "a_1_0", "done"),
@@ -256,3 +260,51 @@ def test_r15_what_was_not_compressed_is_refused(monkeypatch: pytest.MonkeyPatch)
     for data in (b"no", bomb, cut):
         with pytest.raises(errors.RendezvousProtocolError):
             Report(1, data, compressed=True).text()
+
+
+def make_world(size: int, profile: NodeProfile) -> World:
+    nodes = tuple(NodeDesc(f"host-{number}", number, 0, f"{number:016x}") for number in range(size))
+    return World("e", 4, nodes, size * (profile,))
+
+
+@pytest.mark.parametrize("labels", [{}, {"words": "x" * 4000}])
+def test_r1_a_record_of_any_size_comes_in_parts_that_fit(labels: dict[str, str]) -> None:
+    world = make_world(9000, NodeProfile(labels=labels))
+    known: World | None = None
+    parts = 0
+    while known is None or len(known.members) < len(world.members):
+        record = record_of(GetWorld(1, len(known.members) if known else 0), world)
+        assert len(encode(record)) <= PART_BYTES_MAX
+        assert record.world is not None
+        assert record.size == len(world.members)
+        known = record.world if known is None else known.extended(record.world)
+        parts += 1
+    assert known == world
+    assert parts == (3 if not labels else 70)
+
+
+def test_what_does_not_fit_is_sent_all_the_same_one_member_at_a_time() -> None:
+    world = make_world(2, NodeProfile(labels={"words": "x" * PART_BYTES_MAX}))
+    record = record_of(GetWorld(1, 1), world)
+    assert record.world == world.part(1, 1)
+
+
+class OlderWorldRecord(msgspec.Struct, array_like=True, tag=37):
+    """As it was before records came in parts."""
+
+    id: int
+    world: World | None
+
+
+def test_r1_an_agent_of_an_older_release_gets_the_whole_record() -> None:
+    world = make_world(9000, PROFILE)
+    theirs = msgspec.msgpack.decode(encode(record_of(GetWorld(1), world)), type=OlderWorldRecord)
+    assert theirs.world == world
+    assert record_of(GetWorld(1, 0), None) == WorldRecord(1, None)
+    asked = decode_request(msgspec.msgpack.encode([5, 1]))
+    assert asked == GetWorld(1)
+
+
+def test_r15_no_member_comes_before_the_first() -> None:
+    with pytest.raises(errors.RendezvousProtocolError):
+        decode_request(msgspec.msgpack.encode([5, 1, -1]))

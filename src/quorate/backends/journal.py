@@ -37,8 +37,8 @@ SALT_BYTES = 8
 
 MARK_BYTES = 4
 RECORD_HEADER = struct.Struct("<4sII")
-# The state of 10,000 nodes takes about 4 MiB; a commit holds a few such states at most.
-RECORD_BYTES_MAX = 64 * 1024 * 1024
+# The state of 100,000 nodes takes 20 to 40 MB; a commit has at most 32 MiB of stores beside it.
+RECORD_BYTES_MAX = 320 * 1024 * 1024
 
 # A rewrite costs the live bytes: at four times their size it is paid for by what was appended.
 REWRITE_RATIO = 4

@@ -87,8 +87,8 @@ from quorate.wire.messages import (
     Status,
     WaitKeys,
     Welcome,
-    WorldRecord,
     failure,
+    record_of,
     report_of,
 )
 
@@ -111,7 +111,7 @@ BATCH_BYTES_MAX = 16 * 1024 * 1024
 RUNS_MAX = 10_000
 
 # The nodes of one run that are attached, or are not given up yet.
-NODES_MAX = 65_536
+NODES_MAX = 131_072
 
 Met = TypeVar("Met")
 
@@ -487,7 +487,7 @@ class Engine:
                 _require_operator(peer, message)
             run.close(peer.session, connection, message)
         elif isinstance(message, GetWorld):
-            self._outbox.send(connection, WorldRecord(message.id, run.state.world))
+            self._outbox.send(connection, record_of(message, run.state.world))
 
     def _serve_agent(
         self, connection: int, peer: _Peer, run: Run, message: Join | Leave | Finish

@@ -26,7 +26,6 @@ ROUNDS_KEPT = 256
 # And however large the differences are, the ledger must be read at each start.
 BYTES_KEPT = 8 * 1024 * 1024
 
-WORLDS_KEPT = 64
 EVENTS_KEPT = 512
 
 # What is told at once has to fit into one message.
@@ -122,14 +121,12 @@ class History:
 
     Attributes:
         rounds: The last rounds, oldest first.
-        worlds: The last worlds since the coordinator started, oldest first.
         events: The last events since the coordinator started, oldest first.
         changes: What has to be stored, or deleted where the value is `None`.
     """
 
     def __init__(self, run_id: str, state: RendezvousState) -> None:
         self.rounds: deque[Round] = deque()
-        self.worlds: deque[World] = deque(maxlen=WORLDS_KEPT)
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.changes: dict[str, bytes | None] = {}
         self._run_id = run_id
@@ -140,8 +137,6 @@ class History:
         self._world = state.world
         # A completed round begins with a new, empty `departed`: this one still has who was lost.
         self._departed = state.departed
-        if state.world is not None:
-            self.worlds.append(state.world)
 
     def load(self, records: Mapping[EntryKey, bytes], state: RendezvousState) -> None:
         """Take over what a ledger holds of this run.
@@ -232,7 +227,6 @@ class History:
             completed_because=because,
         )
         self._world, self._departed, self._began_at = world, state.departed, None
-        self.worlds.append(world)
         self._store(self._standing)
 
     def _why_gone(self, state: RendezvousState, node: NodeDesc) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice
+
 from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.state import WorldName, capacity, prospects, room
 
@@ -93,15 +95,12 @@ def may_enter(ctx: RendezvousContext) -> bool:
     free = room(state, ctx.settings)
     if free <= 0:
         return False
-    ahead = 0
-    for queue in (state.wait_list, state.redundancy_list):
-        for node in queue:
-            if node == ctx.node:
-                return True
-            ahead += 1
-            if ahead == free:
-                return False
-    return True
+    in_line = len(state.wait_list) + len(state.redundancy_list)
+    if free > in_line:
+        return True
+    if free == in_line:
+        return ctx.node in state.wait_list or ctx.node in state.redundancy_list
+    return ctx.node in islice(chain(state.wait_list, state.redundancy_list), free)
 
 
 def nodes_waiting(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
@@ -70,7 +72,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
         return WorldName(self.epoch, self.round)
 
 
-class World(msgspec.Struct, frozen=True):
+class World(msgspec.Struct, frozen=True, dict=True):
     """The record of a completed round. Nothing edits it, a later loss least of all (R1).
 
     Args:
@@ -89,6 +91,21 @@ class World(msgspec.Struct, frozen=True):
     def name(self) -> WorldName:
         """Return the name of the world."""
         return WorldName(self.epoch, self.round)
+
+    @cached_property
+    def ranks(self) -> Mapping[NodeDesc, int]:
+        """Each member's rank: to look through all members for each one that is lost is O(N)."""
+        return {node: rank for rank, node in enumerate(self.members)}
+
+    def part(self, first: int, count: int) -> World:
+        """Return the record with some of its members only: so many from a rank on."""
+        last = first + count
+        return World(self.epoch, self.round, self.members[first:last], self.profiles[first:last])
+
+    def extended(self, part: World) -> World:
+        """Return the record with the members that come next."""
+        members, profiles = self.members + part.members, self.profiles + part.profiles
+        return World(self.epoch, self.round, members, profiles)
 
     def digest(self) -> str:
         """Return a short fingerprint of the record; equal records have equal digests."""
@@ -279,7 +296,7 @@ def _check_complete(state: RendezvousState, settings: RendezvousSettings) -> Non
     _must(settings.min_nodes <= len(world.members) <= settings.max_nodes, "R2: size")
     _must(len(world.members) % settings.node_unit == 0, "R4: not whole units")
     _must(bool(state.participants), "a complete round without participants should have moved on")
-    ranks = {node: rank for rank, node in enumerate(world.members)}
+    ranks = world.ranks
     _must(state.participants.items() <= ranks.items(), "R2: a rank differs from the record")
     missing = ranks.keys() - state.participants.keys()
     told = state.departed.keys() & ranks.keys()

@@ -402,8 +402,8 @@ def _keep_within_prospects(
 
 def _old_ranks(state: RendezvousState) -> dict[NodeDesc, int]:
     """Return the ranks that those had in the last world who have not left it."""
-    last = state.world.members if state.world is not None else ()
-    return {node: rank for rank, node in enumerate(last) if node not in state.departed}
+    last = state.world.ranks if state.world is not None else {}
+    return {node: rank for node, rank in last.items() if node not in state.departed}
 
 
 def _shrink_open_round(state: RendezvousState, settings: RendezvousSettings) -> None:
@@ -422,7 +422,7 @@ def _holds_place_of_last_world(state: RendezvousState, node: NodeDesc) -> bool:
     """Return whether the node is in the world that stands, or has come back from it."""
     if node not in state.participants or state.world is None:
         return False
-    return state.complete or (node not in state.departed and node in state.world.members)
+    return state.complete or (node not in state.departed and node in state.world.ranks)
 
 
 def _take_from_lists(state: RendezvousState, node: NodeDesc) -> None:

@@ -86,6 +86,7 @@ __all__ = [
     "encode",
     "error_of",
     "failure",
+    "record_of",
     "report_of",
     "request_id_of",
 ]
@@ -172,9 +173,16 @@ class Close(_Message, tag=4):
 
 
 class GetWorld(_Message, tag=5):
-    """Ask for the whole record of the last completed world (R1)."""
+    """Ask for the record of the last completed world (R1).
+
+    Args:
+        id: The request's id.
+        first: The rank of the first member that is wanted: the answer has as many as fit into a
+            message. `None` asks for the whole record in one, which a large world does not fit into.
+    """
 
     id: int
+    first: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class Ping(_Message, tag=6):
@@ -394,10 +402,17 @@ class Value(_Message, tag=36):
 
 
 class WorldRecord(_Message, tag=37):
-    """The record of the last completed world, if there is one."""
+    """The record of the last completed world, if there is one, or a part of it.
+
+    Args:
+        id: The request's id.
+        world: The record, with the members from the rank on that was asked for.
+        size: How many members the whole record has; `None` if this is all of it.
+    """
 
     id: int
     world: World | None
+    size: int | None = None
 
 
 class Report(_Message, tag=38):
@@ -528,6 +543,11 @@ Reply: TypeAlias = Challenge | Proven | Welcome | Refused | Answer | Pong | Push
 COMPRESSED_FROM_BYTES = 256 * 1024
 REPORT_BYTES_MAX = 64 * 1024 * 1024
 
+# A part of a world's record: some 200 kB, less where nodes say much about themselves, so that it
+# fits into a frame and into a key of etcd, and holds nobody else up.
+PART_MEMBERS_MAX = 4096
+PART_BYTES_MAX = 768 * 1024
+
 # The tags of those requests that carry an id, which is their first field.
 _ANSWERED_TAGS = frozenset(
     kind.__struct_config__.tag for kind in get_args(Request) if kind.__struct_fields__[0] == "id"
@@ -616,6 +636,23 @@ def report_of(request_id: int, json: bytes) -> Report:
     if len(json) < COMPRESSED_FROM_BYTES:
         return Report(request_id, json)
     return Report(request_id, compress(json), compressed=True)
+
+
+def record_of(request: GetWorld, world: World | None) -> WorldRecord:
+    """Return the answer to a question for a world's record: all of it, or the part that is meant.
+
+    Args:
+        request: What is asked.
+        world: The record; `None` if there is none.
+    """
+    if world is None or request.first is None:
+        return WorldRecord(request.id, world)
+    count = PART_MEMBERS_MAX
+    while True:
+        part = WorldRecord(request.id, world.part(request.first, count), len(world.members))
+        if count == 1 or len(encode(part)) <= PART_BYTES_MAX:
+            return part
+        count //= 2
 
 
 def failure(request_id: int, error: RendezvousError) -> Failed:
