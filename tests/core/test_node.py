@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import re
+import sys
 
 import msgspec
 import pytest
@@ -64,6 +66,32 @@ def test_natural_order_is_one_order(names: list[str], chance: random.Random) -> 
     shuffled = list(nodes)
     chance.shuffle(shuffled)
     assert sorted(nodes, key=natural_order) == sorted(shuffled, key=natural_order)
+
+
+def plain_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """The order as it is meant: words as texts, runs of digits as numbers, the end first."""
+    parts = re.split(r"([0-9]+)", text)
+    key = [
+        (0, len(part.lstrip("0")), part.lstrip("0")) if index % 2 else (1, 0, part)
+        for index, part in enumerate(parts)
+    ]
+    return (*key, (-1, 0, text))
+
+
+@given(
+    st.lists(
+        st.text(alphabet="ab.\0\1\2\N{LATIN SMALL LETTER Y WITH DIAERESIS}0129", max_size=8),
+        max_size=8,
+    )
+)
+def test_r3_texts_are_in_natural_order(texts: list[str]) -> None:
+    assert sorted(texts, key=natural_text) == sorted(texts, key=plain_key)
+    assert len(set(map(natural_text, texts))) == len(set(texts))
+
+
+def test_r15_a_number_longer_than_any_is_ordered_too() -> None:
+    long = "9" * (sys.maxunicode + 2)
+    assert sorted([long, "n", "10", "9"], key=natural_text) == ["9", "10", long, "n"]
 
 
 def test_descriptor_and_profile_survive_msgpack() -> None:

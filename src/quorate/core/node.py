@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -63,17 +64,26 @@ def natural_order(node: NodeDesc) -> tuple[Any, ...]:
 
 # Thousands of agents share hundreds of addresses, and are sorted by them again and again.
 @lru_cache(maxsize=16_384)
-def natural_text(text: str) -> tuple[tuple[int, int, str], ...]:
+def natural_text(text: str) -> str:
     """Return a sort key for text in which runs of digits compare as numbers.
 
-    Different texts have different keys, so that the order never depends on chance.
+    Different texts have different keys, so that the order never depends on chance. It is one text,
+    for a hundred thousand of them are compared two million times.
     """
-    parts = re.split(r"([0-9]+)", text)
-    key = [_digits(part) if index % 2 else (1, 0, part) for index, part in enumerate(parts)]
-    return (*key, (-1, 0, text))
+    words = re.split(r"([0-9]+)", text)
+    key = [_digits(word) if index % 2 else _word(word) for index, word in enumerate(words)]
+    return f"{''.join(key)}\0{text}"
 
 
-def _digits(part: str) -> tuple[int, int, str]:
-    """Compare as numbers do, of any length: `int` refuses long ones, and the text is a peer's."""
+def _digits(part: str) -> str:
+    """Compare as numbers do, of any length: `int` refuses long ones, and the text is a peer's.
+
+    It begins with its length, and with more than a zero character, which stands for the end.
+    """
     number = part.lstrip("0")
-    return (0, len(number), number)
+    return chr(min(1 + len(number), sys.maxunicode)) + number
+
+
+def _word(part: str) -> str:
+    """End with what comes before all that another word may go on with."""
+    return part.replace("\0", "\0\1") + "\0\0"
