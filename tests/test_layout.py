@@ -254,6 +254,7 @@ FLOORS: dict[str, str] = {
         bench.subjects
         bench.fleet
         bench.figures
+        bench.simulation
         bench.measuring
         bench.campaign
         bench.table

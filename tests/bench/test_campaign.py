@@ -59,7 +59,8 @@ def test_what_was_not_in_time_is_not_asked_again(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bench", "backend"), [("regroup", "floor"), ("steady", "floor"), ("reattach", "memory")]
+    ("bench", "backend"),
+    [("regroup", "floor"), ("steady", "floor"), ("reattach", "memory"), ("simulate", "etcd")],
 )
 def test_what_makes_no_sense_is_refused(recorder: Recorder, bench: str, backend: str) -> None:
     with pytest.raises(RendezvousSettingsError, match=f"'{backend}'.*choose among"):

@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 
 from quorate.bench.figures import MEASURES
-from quorate.bench.measuring import BENCHES, COORDINATED_ONLY, Options, _require_one_world, join
+from quorate.bench.measuring import (
+    BENCHES,
+    COORDINATED_ONLY,
+    Options,
+    _require_one_world,
+    join,
+    simulate,
+)
 from quorate.bench.subjects import subject
 from quorate.bench.tasks import Places
-from quorate.errors import RendezvousConnectionError
+from quorate.errors import RendezvousConnectionError, RendezvousError
 
 
 def test_every_benchmark_has_measures() -> None:
@@ -30,6 +37,15 @@ def test_a_join_of_the_floor_has_all_its_figures(connected: bool) -> None:
     }
     assert 0 < sample.values["seconds"] < 10.0
     assert sample.values["received_bytes_per_agent"] == 100
+
+
+def test_a_simulation_has_a_process_of_its_own() -> None:
+    with subject("memory") as memory:
+        sample = simulate(memory, 20, Options(limit_s=30.0))
+        assert sample.values["join_up_per_node"] == 2
+        assert not simulate(memory, 20, Options(limit_s=0.01)).values
+        with pytest.raises(RendezvousError, match=r"of 0 nodes has failed: .+"):
+            simulate(memory, 0, Options(limit_s=30.0))
 
 
 @pytest.mark.parametrize(

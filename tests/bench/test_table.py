@@ -60,3 +60,22 @@ def test_without_a_first_figure_there_are_no_ratios() -> None:
     assert "not in 5 s" in table
     assert table.splitlines()[-1].split()[-4:] == ["0.15", "s", "load", "generator"]
     assert " - " in table.splitlines()[-1]
+
+
+def simulated(cpu_s: float) -> list[Sample]:
+    return [Sample({"join_cpu_s": cpu_s, "join_up_per_node": 2.0, "loss_up_per_node": 0.0})]
+
+
+def test_a_simulation_has_a_line_for_each_figure() -> None:
+    rows = [
+        Row("quorate", 10000, simulated(1.0)),
+        Row("quorate", 1000, simulated(0.05)),
+        Row("memory", 1000, [Sample({})]),
+    ]
+    ours, other = (part.splitlines() for part in format_table("simulate", rows, 30.0).split("\n\n"))
+    assert ours[0].split() == ["quorate", "1,000", "10,000", "grows", "with", "the", "power"]
+    assert ours[1].split() == ["cold", "join:", "CPU", "50", "ms", "1", "s", "1.30"]
+    assert ours[3].split()[-5:] == ["2", "/node", "2", "/node", "0.00"]
+    (loss,) = (line for line in ours if line.startswith("told of a loss: messages up"))
+    assert loss.split()[-1] == "-"
+    assert other[1].split() == ["in", "time", "not", "in", "30", "s", "-"]

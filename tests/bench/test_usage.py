@@ -9,13 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from quorate.bench.usage import connections, core_wait_s, cpu_s, resident_bytes, traffic
+from quorate.bench.usage import (
+    connections,
+    core_wait_s,
+    cpu_s,
+    resident_bytes,
+    thread_cpu_s,
+    traffic,
+)
 
 
 def test_the_cpu_clock_of_a_process_is_its_own() -> None:
     before_s = time.process_time()
     read_s = cpu_s(os.getpid())
     assert before_s <= read_s <= time.process_time()
+
+
+def test_the_cpu_clock_of_a_thread_counts_no_sooner_than_that_of_its_process() -> None:
+    before_s = thread_cpu_s()
+    assert 0 <= before_s <= thread_cpu_s() <= time.process_time()
 
 
 def test_memory_is_counted_in_bytes() -> None:

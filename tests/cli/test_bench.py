@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from quorate.bench.figures import Row, Sample
 from quorate.bench.measuring import BENCHES
 from quorate.cli import bench
+from quorate.coordinator.engine import NODES_MAX
 
 
 @pytest.fixture
@@ -41,6 +43,19 @@ def test_sizes_that_are_none_are_refused(asked: list[tuple[Any, ...]], sizes: st
     assert result.exit_code == 2
     assert "N[,N...]" in result.output
     assert asked == []
+
+
+def test_a_simulation_may_have_as_many_nodes_as_a_run(asked: list[tuple[Any, ...]]) -> None:
+    result = CliRunner().invoke(bench.command, ["simulate", "--nodes", f"2,{NODES_MAX}", "--json"])
+    assert result.exit_code == 0, result.output
+    ((name, backends, sizes, repeat, options, conf, _),) = asked
+    assert (name, backends, sizes, repeat) == ("simulate", ("quorate",), (2, NODES_MAX), 1)
+    assert (options.limit_s, conf) == (300.0, "")
+    assert json.loads(result.output)["options"] == {"repeat": 1, "limit_s": 300.0}
+    for size in (1, NODES_MAX + 1):
+        refused = CliRunner().invoke(bench.command, ["simulate", "--nodes", str(size)])
+        assert refused.exit_code == 2
+        assert f"each from 2 to {NODES_MAX}" in refused.output
 
 
 def test_there_is_a_command_for_every_benchmark() -> None:

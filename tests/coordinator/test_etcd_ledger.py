@@ -158,6 +158,17 @@ def test_a_large_commit_is_written_in_parts(etcd: FaultyEtcd) -> None:
     assert etcd.open().load() == {"big": value, "small": b"x"}
 
 
+def test_the_state_of_a_hundred_thousand_nodes_fits(etcd: FaultyEtcd) -> None:
+    """docs/scaling.md: 100 bytes a node, compressed; so is the snapshot that holds all there is."""
+    ledger = etcd.open()
+    value = incompressible(10 * MIB)
+    ledger.commit({"state": value})
+    assert len(etcd.keys("part")) == 11
+    ledger.commit({"state": value[:-1]})
+    ledger.commit({"small": b"x"})
+    assert etcd.open().load() == {"state": value[:-1], "small": b"x"}
+
+
 def test_parts_without_their_commit_do_not_count(etcd: FaultyEtcd) -> None:
     """The writer died between the parts; the next one's commit has the same number."""
     ledger = etcd.open()

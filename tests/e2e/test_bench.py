@@ -102,6 +102,16 @@ def test_agents_come_back_to_a_coordinator_that_was_killed(cluster: Cluster) -> 
     assert figures["changed"]["max"] == 0
 
 
+def test_a_coordinator_is_simulated(cluster: Cluster) -> None:
+    backends = ("--backend", "quorate", "--backend", "memory")
+    rows = measured(cluster, "simulate", "--nodes", "10,100", *backends)
+    assert [(row["backend"], row["nodes"]) for row in rows] == [
+        (backend, nodes) for nodes in (10, 100) for backend in ("quorate", "memory")
+    ]
+    for row in rows:
+        assert row["figures"].keys() == {measure.name for measure in MEASURES["simulate"]}
+
+
 @pytest.mark.etcd
 def test_two_coordinators_on_an_etcd_write_batches_and_leave_nothing(cluster: Cluster) -> None:
     with EtcdServer() as server, server.get_client() as client:

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from quorate.bench.figures import Row
-from quorate.bench.measuring import BENCHES, COORDINATED_ONLY, Options, cores
+from quorate.bench.measuring import BENCHES, COORDINATED_ONLY, SIMULATED, Options, cores
 from quorate.bench.subjects import Subject, subject
 from quorate.errors import RendezvousSettingsError
 
@@ -75,6 +75,11 @@ def _require_measurable(bench: str, each: Subject) -> None:
         raise RendezvousSettingsError(
             f"`quorate bench {bench}` measures coordinators, and '{each.name}' is none: choose "
             f"among quorate, memory, etcd, etcd://..."
+        )
+    if bench == "simulate" and each.name not in SIMULATED:
+        raise RendezvousSettingsError(
+            f"`quorate bench simulate` plays a coordinator that is alone, and '{each.name}' is "
+            f"something else: choose among {', '.join(SIMULATED)}."
         )
     if bench == "reattach" and not each.is_durable:
         raise RendezvousSettingsError(

@@ -73,6 +73,25 @@ def _latencies(operation: str) -> tuple[Measure, ...]:
     )
 
 
+def _step(step: str, title: str) -> tuple[Measure, ...]:
+    """Return what a simulated step costs the coordinator."""
+    return (
+        Measure(f"{step}_cpu_s", f"{title}: CPU", "s"),
+        Measure(f"{step}_longest_s", f"{title}: longest turn", "s"),
+        Measure(f"{step}_up_per_node", f"{title}: messages up", "/node"),
+        Measure(f"{step}_down_per_node", f"{title}: messages down", "/node"),
+        Measure(f"{step}_up_bytes_per_node", f"{title}: bytes up", "B/node"),
+        Measure(f"{step}_down_bytes_per_node", f"{title}: bytes down", "B/node"),
+    )
+
+
+def _ledger(step: str, title: str) -> tuple[Measure, ...]:
+    return (
+        Measure(f"{step}_stored_bytes_per_node", f"{title}: written", "B/node"),
+        Measure(f"{step}_ledger_cpu_s", f"{title}: CPU of the ledger", "s"),
+    )
+
+
 # What each benchmark measures. The first of each is what backends are compared by.
 MEASURES: Mapping[str, tuple[Measure, ...]] = {
     "join": (
@@ -119,6 +138,31 @@ MEASURES: Mapping[str, tuple[Measure, ...]] = {
         Measure("load_cpu_s", "load CPU", "s"),
         Measure("core_wait_s", "wait for a core", "s"),
         Measure("changed", "agents told of a change", ""),
+    ),
+    "simulate": (
+        *_step("join", "cold join"),
+        *_ledger("join", "cold join"),
+        Measure("held_bytes_per_node", "memory", "B/node"),
+        Measure("state_bytes_per_node", "all that is stored", "B/node"),
+        Measure("state_compressed_bytes_per_node", "all that is stored, compressed", "B/node"),
+        Measure("steady_cpu_percent", "nothing to do: CPU", "% of a core"),
+        Measure("steady_longest_s", "nothing to do: longest turn", "s"),
+        Measure("steady_up_per_node_per_s", "nothing to do: messages each way", "/node/s"),
+        Measure("steady_up_bytes_per_node_per_s", "nothing to do: bytes up", "B/node/s"),
+        Measure("steady_down_bytes_per_node_per_s", "nothing to do: bytes down", "B/node/s"),
+        Measure("look_cpu_s", "a look at all nodes: CPU", "s"),
+        Measure("look_longest_s", "a look at all nodes: longest turn", "s"),
+        Measure("look_bytes", "a look at all nodes: answer", "B"),
+        Measure("world_cpu_s", "the world's record: CPU", "s"),
+        Measure("world_longest_s", "the world's record: longest turn", "s"),
+        Measure("world_parts", "the world's record: parts", ""),
+        Measure("world_bytes", "the world's record: answers", "B"),
+        *_step("loss", "told of a loss"),
+        *_step("regroup", "regroup"),
+        *_ledger("regroup", "regroup"),
+        Measure("peak_bytes_per_node", "memory at its greatest", "B/node"),
+        Measure("load_cpu_s", "coordinator restarted: CPU to load", "s"),
+        *_step("reattach", "all come back"),
     ),
 }
 

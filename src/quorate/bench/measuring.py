@@ -6,8 +6,11 @@ Every function takes a subject, a number of nodes and the options, and returns o
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -28,9 +31,9 @@ from quorate.bench.tasks import (
 from quorate.bench.threads import PEERS
 from quorate.bench.usage import core_wait_s, cpu_s, resident_bytes
 from quorate.clock import Clock, SystemClock
-from quorate.errors import RendezvousConnectionError
+from quorate.errors import RendezvousConnectionError, RendezvousError
 
-__all__ = ["BENCHES", "COORDINATED_ONLY", "Options", "cores"]
+__all__ = ["BENCHES", "COORDINATED_ONLY", "SIMULATED", "Options", "cores"]
 
 # A first round, which nobody measures: whoever takes part has then done everything once.
 WARM_UP_NODES = 32
@@ -237,13 +240,36 @@ def reattach(subject: Subject, nodes: int, options: Options) -> Sample:
         return Sample(figures | meter.cpu(), meter.limited_by)
 
 
+def simulate(subject: Subject, nodes: int, options: Options) -> Sample:
+    """Play a coordinator and N agents in virtual time; see `quorate.bench.simulation`."""
+    command = [sys.executable, "-m", "quorate.bench.simulation", str(nodes), subject.name]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            check=False,
+            env=dict(options.environment),
+            timeout=options.limit_s,
+        )
+    except subprocess.TimeoutExpired:
+        return Sample({})
+    if done.returncode:
+        last_word = done.stderr.decode(errors="replace").rstrip().rpartition("\n")[2]
+        raise RendezvousError(f"The simulation of {nodes} nodes has failed: {last_word}")
+    return Sample(json.loads(done.stdout))
+
+
 BENCHES: Mapping[str, Callable[[Subject, int, Options], Sample]] = {
     "join": join,
     "regroup": regroup,
     "steady": steady,
     "store": store,
     "reattach": reattach,
+    "simulate": simulate,
 }
+
+# The coordinators that a simulation has.
+SIMULATED = ("quorate", "memory")
 
 # What only agents of a coordinator can do.
 COORDINATED_ONLY = BENCHES.keys() - {"join"}

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from quorate.bench.figures import MEASURES, NOBODY, Measure, Row, growth_exponent, series
+from quorate.bench.figures import (
+    MEASURES,
+    NOBODY,
+    Measure,
+    Row,
+    Summary,
+    growth_exponent,
+    series,
+)
 
 __all__ = ["format_table", "format_value"]
 
 NOTHING = "-"
+
+# It has many figures of few sizes: a line for each, and what it grows with.
+SIMULATED = "simulate"
 
 
 def format_value(value: float, unit: str) -> str:
@@ -29,12 +40,39 @@ def format_table(bench: str, rows: Sequence[Row], limit_s: float) -> str:
         rows: The samples; those of the first backend of each size come first.
         limit_s: What is told of those that were not done in time.
     """
+    if bench == SIMULATED:
+        return _format_by_figure(bench, rows, limit_s)
     first, *others = MEASURES[bench]
     others = [measure for measure in others if any(row.summary(measure.name) for row in rows)]
     heads = ["nodes", "backend", f"{first.title}: median", "min", "max", "ratio"]
     heads += [measure.title for measure in others] + ["limited by"]
     lines = [heads, *(_cells(row, rows, first, others, limit_s) for row in rows)]
     return "\n".join([*_aligned(lines), *_growth(rows, first)])
+
+
+def _format_by_figure(bench: str, rows: Sequence[Row], limit_s: float) -> str:
+    """Return a table for each backend, with a column for each number of nodes."""
+    tables = []
+    for backend in dict.fromkeys(row.backend for row in rows):
+        own = sorted((row for row in rows if row.backend == backend), key=lambda row: row.nodes)
+        lines = [[backend, *(f"{row.nodes:,}" for row in own), "grows with the power"]]
+        if any(row.is_over for row in own):
+            over = [f"not in {limit_s:g} s" if row.is_over else NOTHING for row in own]
+            lines.append(["in time", *over, NOTHING])
+        lines += [_figure_cells(measure, own) for measure in MEASURES[bench]]
+        tables.append("\n".join(_aligned(lines, names=0)))
+    return "\n\n".join(tables)
+
+
+def _figure_cells(measure: Measure, rows: Sequence[Row]) -> list[str]:
+    ((_, figures),) = series(rows, measure.name).items()
+    medians = {nodes: summary.median for nodes, summary in figures}
+    cells = [
+        format_value(medians[row.nodes], measure.unit) if row.nodes in medians else NOTHING
+        for row in rows
+    ]
+    powers = [f"{power:.2f}" for _, _, power in _powers(figures)]
+    return [measure.title, *cells, ", ".join(powers) or NOTHING]
 
 
 def _cells(
@@ -65,23 +103,33 @@ def _growth(rows: Sequence[Row], measure: Measure) -> list[str]:
     """Return how each backend's figure grows, from each number of nodes to the next."""
     lines = []
     for backend, figures in series(rows, measure.name).items():
-        points = [(nodes, summary.median) for nodes, summary in figures if summary.median > 0]
-        steps = [
-            f"{smaller[0]} to {larger[0]}: {growth_exponent(smaller, larger):.2f}"
-            for smaller, larger in pairwise(points)
-        ]
+        steps = [f"{fewer} to {more}: {power:.2f}" for fewer, more, power in _powers(figures)]
         if steps:
             lines.append(f"{backend} grows with the power {', '.join(steps)}")
     return ["", *lines] if lines else []
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines with columns of one width: names to the left, figures to the right."""
+def _powers(figures: Sequence[tuple[int, Summary]]) -> list[tuple[int, int, float]]:
+    """Return with which power the median grows, from each number of nodes to the next."""
+    points = [(nodes, summary.median) for nodes, summary in figures if summary.median > 0]
+    return [
+        (smaller[0], larger[0], growth_exponent(smaller, larger))
+        for smaller, larger in pairwise(points)
+    ]
+
+
+def _aligned(lines: Sequence[Sequence[str]], names: int = 1) -> list[str]:
+    """Return lines with columns of one width: the names to the left, figures to the right.
+
+    Args:
+        lines: The cells of each.
+        names: The number of the column that has the names.
+    """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = []
     for cells in lines:
         padded = [
-            cell.ljust(width) if number == 1 else cell.rjust(width)
+            cell.ljust(width) if number == names else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         aligned.append("  ".join(padded).rstrip())

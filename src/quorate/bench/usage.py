@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quorate.bench.tasks import Traffic
 
-__all__ = ["connections", "core_wait_s", "cpu_s", "resident_bytes", "traffic"]
+__all__ = ["connections", "core_wait_s", "cpu_s", "resident_bytes", "thread_cpu_s", "traffic"]
 
 # tcp_info of linux/tcp.h: tcpi_bytes_acked and tcpi_bytes_received.
 _TCP_INFO_BYTES = 256
@@ -34,6 +34,11 @@ def cpu_s(pid: int) -> float:
         OSError: There is no such process.
     """
     return time.clock_gettime((~pid << 3) | 2)
+
+
+def thread_cpu_s() -> float:
+    """Return the CPU time in seconds that the calling thread has used."""
+    return time.thread_time()
 
 
 def core_wait_s(pid: int) -> float:

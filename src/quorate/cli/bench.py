@@ -17,6 +17,7 @@ from quorate.bench.measuring import Options
 from quorate.bench.subjects import BACKENDS
 from quorate.bench.table import format_table
 from quorate.cli.common import CONTEXT_SETTINGS, tls_options, token_option
+from quorate.coordinator import engine
 from quorate.credentials import exported, token_from
 from quorate.terminal import LiveLine
 from quorate.tls import TlsFiles
@@ -26,6 +27,9 @@ __all__ = ["command"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 NODES_MAX = 20_000
+
+# As many as a coordinator lets into a run.
+SIMULATED_MAX = engine.NODES_MAX
 
 
 @click.group("bench", context_settings=CONTEXT_SETTINGS)
@@ -39,9 +43,18 @@ def command() -> None:
 
 
 class _Sizes(click.ParamType[tuple[int, ...]]):
-    """Numbers of nodes: `8,64,256`."""
+    """Numbers of nodes: `8,64,256`.
+
+    Args:
+        least: The least number.
+        most: The greatest.
+    """
 
     name = "N[,N...]"
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least = least
+        self._most = most
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -50,8 +63,11 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         sizes = tuple(int(part) for part in value.split(",") if part.strip().isdecimal())
-        if len(sizes) != value.count(",") + 1 or not all(1 <= n <= NODES_MAX for n in sizes):
-            self.fail(f"'{value}' is not N[,N...], each from 1 to {NODES_MAX}.", param, ctx)
+        if len(sizes) != value.count(",") + 1 or not all(
+            self._least <= n <= self._most for n in sizes
+        ):
+            limits = f"each from {self._least} to {self._most}"
+            self.fail(f"'{value}' is not N[,N...], {limits}.", param, ctx)
         return sizes
 
 
@@ -81,10 +97,10 @@ def _count(
     )
 
 
-def _shared_options(repeat: int) -> Callable[[Command], Command]:
+def _common_options(repeat: int, sizes: _Sizes) -> Callable[[Command], Command]:
     """Return the options that all benchmarks have; `repeat` is the default."""
-    options: list[Callable[[Any], Any]] = [
-        click.option("--nodes", "sizes", default="1000", show_default=True, type=_Sizes()),
+    return _all_of(
+        click.option("--nodes", "sizes", default="1000", show_default=True, type=sizes),
         click.option(
             "--backend",
             "backends",
@@ -94,9 +110,17 @@ def _shared_options(repeat: int) -> Callable[[Command], Command]:
             help=f"What is measured, and compared with the first; may be given several times. "
             f"[default: quorate] {BACKENDS}.",
         ),
-        click.option("--backend-conf", default="", metavar="KEY=VALUE,...", help="To reach etcd."),
         _count("--repeat", 100, repeat),
         _seconds("--limit", "limit_s", 300.0, "How long a step may take."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    )
+
+
+def _shared_options(repeat: int) -> Callable[[Command], Command]:
+    """Return the options of all benchmarks that put load on servers; `repeat` is the default."""
+    return _all_of(
+        _common_options(repeat, _Sizes(1, NODES_MAX)),
+        click.option("--backend-conf", default="", metavar="KEY=VALUE,...", help="To reach etcd."),
         _count(
             "--load-processes",
             256,
@@ -105,9 +129,10 @@ def _shared_options(repeat: int) -> Callable[[Command], Command]:
         ),
         token_option("The file of a secret that coordinators and agents use."),
         tls_options,
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-    ]
+    )
 
+
+def _all_of(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     def add(function: Command) -> Command:
         for option in reversed(options):
             function = option(function)
@@ -156,6 +181,17 @@ def reattach(**shared: Any) -> None:
     _run("reattach", shared)
 
 
+@command.command("simulate")
+@_common_options(1, _Sizes(2, SIMULATED_MAX))
+def simulate(**shared: Any) -> None:
+    """Play N agents in virtual time, without sockets: for sizes that no machine here can serve.
+
+    The coordinator's engine, journal and messages are the real ones; figures are its CPU time
+    without that of the kernel and of the event loop, messages, bytes and memory.
+    """
+    _measure("simulate", shared, Options(limit_s=shared["limit_s"]), "", {})
+
+
 def _run(bench: str, shared: dict[str, Any], **own: Any) -> None:
     options = Options(
         limit_s=shared["limit_s"],
@@ -164,6 +200,12 @@ def _run(bench: str, shared: dict[str, Any], **own: Any) -> None:
         | TlsFiles.environment(shared["tls"]),
         **own,
     )
+    _measure(bench, shared, options, shared["backend_conf"], own)
+
+
+def _measure(
+    bench: str, shared: dict[str, Any], options: Options, configuration: str, own: dict[str, Any]
+) -> None:
     with LiveLine(sys.stderr, shutil.get_terminal_size().columns) as progress:
         rows = measure(
             bench,
@@ -171,7 +213,7 @@ def _run(bench: str, shared: dict[str, Any], **own: Any) -> None:
             shared["sizes"],
             shared["repeat"],
             options,
-            shared["backend_conf"],
+            configuration,
             progress.show,
         )
     if shared["as_json"]:
