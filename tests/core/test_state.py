@@ -44,6 +44,14 @@ def test_equal_records_have_equal_digests() -> None:
     assert world.digest() != World("e", 4, world.members, world.profiles).digest()
 
 
+def test_who_is_a_member_is_looked_up_once_for_all() -> None:
+    """Of 80,000 members 2,000 are lost at once while a round is open: each must not cost O(N)."""
+    world = make_world(b=NodeProfile(), a=NodeProfile())
+    assert world.ranks == {B: 0, A: 1}
+    assert world.ranks is world.ranks
+    assert world == make_world(b=NodeProfile(), a=NodeProfile())
+
+
 def test_a_record_can_be_sent_in_parts() -> None:
     """R1: put together they are the record, and nothing beyond its end."""
     world = make_world(a=NodeProfile(), b=NodeProfile(port=1), c=NodeProfile(), d=NodeProfile())

@@ -362,6 +362,7 @@ class _Simulation:
         self._clock = ManualClock()
         self._agents = _Agents(nodes)
         self._ticks = 0
+        self._last_world: WorldName | None = None
         # Those who came in the same tick beat in the same one.
         self._groups: list[tuple[int, range]] = []
         gc.collect()
