@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgspec
 import pytest
 
 from quorate.coordinator import history as module
+from quorate.coordinator.engine import NODES_MAX
 from quorate.coordinator.history import EVENT_KINDS, EVENTS_KEPT, Event
 from quorate.coordinator.records import round_key
 from quorate.errors import RendezvousStateError
-from quorate.wire.messages import Failed, History, Report
+from quorate.wire.frames import FRAME_BYTES_MAX
+from quorate.wire.messages import Failed, History, Report, encode, report_of
 from tests.coordinator.driver import RUN, Agent, Driver
 
 
@@ -163,6 +166,19 @@ def test_a_report_fits_into_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     newest = driver.run.history.rounds[-1]
     monkeypatch.setattr(module, "REPORT_BYTES_MAX", len(msgspec.json.encode(newest)))
     assert [entry["round"] for entry in told(driver)["rounds"]] == [1]
+
+
+def test_the_round_of_as_many_nodes_as_a_run_may_have_fits_into_a_message() -> None:
+    driver = Driver(1, 1)
+    driver.world("a")
+    chance = random.Random(1)
+    driver.run.history.rounds[-1].joined = [
+        f"gpu-node-{number:06}.cluster.example.internal_{chance.randrange(1, 4_000_000)}_0"
+        for number in range(NODES_MAX)
+    ]
+    report = report_of(1, driver.run.history.report())
+    assert len(encode(report)) < FRAME_BYTES_MAX / 2
+    assert msgspec.json.decode(report.text())["rounds"]
 
 
 def test_what_is_stored_goes_with_the_run() -> None:
