@@ -34,6 +34,7 @@ from quorate.backends.journal import Journal
 from quorate.bench.usage import resident_bytes, thread_cpu_s
 from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import Engine
+from quorate.coordinator.process import collect_seldom
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import WorldName
@@ -568,6 +569,7 @@ def simulate(nodes: int, backend: str) -> dict[str, float]:
 
 def main() -> None:
     """Run the program."""
+    collect_seldom()
     print(json.dumps(simulate(int(sys.argv[1]), sys.argv[2])))
 
 
