@@ -69,6 +69,12 @@ def pairs(key: Maker, value: Maker) -> Maker:
     return lambda choices: dict(entries(choices))
 
 
+def bounded(make: Maker, limits: msgspec.Meta) -> Maker:
+    """Return what makes values that can be decoded: others are refused before they are looked at."""
+    least = limits.ge
+    return make if least is None else lambda choices: max(make(choices), least)
+
+
 SECONDS = one_of(0.0, 0.5, 2.0, 1e9, -1.0, -1e12, float("inf"))
 SPACE = built(lambda *space: space, one_of("e1", "e2", "e3", ""), one_of(0, 1, 2))
 MAYBE_SPACE = made_by(one_of(None), SPACE)
@@ -143,7 +149,7 @@ def maker_of(kind: typing.Any) -> Maker:
     if origin is typing.Literal:
         return one_of(*arguments)
     if origin is typing.Annotated:
-        return maker_of(arguments[0])
+        return bounded(maker_of(arguments[0]), arguments[1])
     if origin is tuple and arguments[-1] is ...:
         return several(maker_of(arguments[0]))
     if origin is tuple:
