@@ -70,7 +70,7 @@ def pairs(key: Maker, value: Maker) -> Maker:
 
 
 def bounded(make: Maker, limits: msgspec.Meta) -> Maker:
-    """Return what makes values that can be decoded: others are refused before they are looked at."""
+    """Return what makes values that can be decoded; others are refused unseen."""
     least = limits.ge
     return make if least is None else lambda choices: max(make(choices), least)
 
