@@ -32,6 +32,7 @@ from quorate.bench.tasks import (
     encode,
 )
 from quorate.bench.threads import PEERS, ThreadCrowd
+from quorate.coordinator.process import collect_seldom
 from quorate.errors import RendezvousError
 
 __all__ = ["FLOOR", "FLOOR_UVLOOP", "SESSIONS", "event_loop", "main", "perform"]
@@ -80,6 +81,8 @@ async def _performed(crowd: Crowd, task: Task) -> Report:
 
 def main(descriptor: int, kind: str, limit_s: float) -> None:
     """Serve tasks until the other end is closed."""
+    # Agents have a process each, which is never so full.
+    collect_seldom()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with asyncio.Runner(loop_factory=lambda: event_loop(kind)) as runner:

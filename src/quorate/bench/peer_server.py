@@ -12,6 +12,7 @@ import sys
 
 from quorate.bench.floor import serve_floor
 from quorate.bench.load import FLOOR, FLOOR_UVLOOP, event_loop
+from quorate.coordinator.process import collect_seldom
 from quorate.identity import Endpoint
 
 __all__ = ["main"]
@@ -32,6 +33,8 @@ def main(kind: str, nodes: int) -> None:
         kind: As the command's `--backend` has it.
         nodes: How many agents will come, for those that have to know.
     """
+    # As the coordinator does with which it is compared.
+    collect_seldom()
     if kind in {FLOOR, FLOOR_UVLOOP}:
         with asyncio.Runner(loop_factory=lambda: event_loop(kind)) as runner:
             runner.run(_serve_floor())
