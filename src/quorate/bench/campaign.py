@@ -64,7 +64,7 @@ def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     return {
         "cores": cores(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("uvloop", "msgspec", "torch", "torchft")},
     }

@@ -8,6 +8,7 @@ It reads the documents `*.json` of a folder, and writes `tables.md` and a plot `
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -93,8 +94,11 @@ def _lines(bench: str, rows: list[Row]) -> list[Line]:
     return lines
 
 
-def _told(mapping: dict[str, object] | dict[str, float | bool]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in mapping.items())
+def _told(mapping: Mapping[str, object]) -> str:
+    return ", ".join(
+        _told(value) if isinstance(value, dict) else f"{key.replace('_', ' ')} {value}"
+        for key, value in mapping.items()
+    )
 
 
 if __name__ == "__main__":
