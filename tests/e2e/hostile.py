@@ -101,7 +101,7 @@ class Healthy:
         what()
         wait_until(self._load.are_together, TOGETHER_WITHIN_S, "all agents to be in one world")
         self.worlds += 1
-        return time.monotonic() - began_s
+        return self._load.placed_s() - began_s
 
     def median_s(self, stretch_s: float) -> float:
         """One leaves, another one comes, over and over for so long; return what a change takes."""

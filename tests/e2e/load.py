@@ -1,4 +1,4 @@
-"""Many agents in one thread of the test: they join, come back to every regroup, leave and die."""
+"""Many agents in one process of the test: they join, come back to every regroup, leave and die."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -46,6 +46,16 @@ class Guards(NamedTuple):
     tls: TlsContexts | None = None
 
 
+class _Client(Client):
+    """A client whose owner hears of it when something was received."""
+
+    heard: Callable[[], None]
+
+    def received(self, connection: object, data: bytes) -> None:
+        super().received(connection, data)  # type: ignore[arg-type]
+        self.heard()
+
+
 class Agent:
     """One session, and all the places that it was given."""
 
@@ -56,10 +66,12 @@ class Agent:
         settings: RendezvousSettings,
         loop: asyncio.AbstractEventLoop,
         guards: Guards,
+        heard: Callable[[Agent], None],
     ) -> None:
         session = secrets.token_hex(8)
         self.node = NodeDesc(f"node{number}", os.getpid(), number, session)
         self.places: list[Place] = []
+        self.placed_s = 0.0
         self.errors: list[RendezvousError] = []
         self.told: set[str] = set()
         self.joining: concurrent.futures.Future[Answer] | None = None
@@ -73,9 +85,10 @@ class Agent:
             settings.agreed,
         )
         interval_s = settings.keep_alive_interval.total_seconds()
-        self.client = Client(
+        self.client = _Client(
             endpoints, lambda *_: hello, interval_s, loop=loop, token=guards.token, tls=guards.tls
         )
+        self.client.heard = lambda: heard(self)
         self.client.start()
         self.join()
 
@@ -103,11 +116,15 @@ class Agent:
                 return
             assert isinstance(answer, Joined)
             self.places.append(answer.place)
+            self.placed_s = time.monotonic()
             self.joining = None
 
 
 class Load:
-    """The agents of one run; its thread lets each of them do what it must."""
+    """The agents of one run, each of which does what it must as soon as it hears something.
+
+    What they do not hear of, such as the end of a session, is looked for now and then.
+    """
 
     def __init__(
         self,
@@ -130,7 +147,9 @@ class Load:
 
     def add(self, number: int) -> None:
         for _ in range(number):
-            agent = Agent(self._count, self._endpoints, self._settings, self._loop, self._guards)
+            agent = Agent(
+                self._count, self._endpoints, self._settings, self._loop, self._guards, self._heard
+            )
             self._count += 1
             with self._lock:
                 self.living.append(agent)
@@ -164,6 +183,11 @@ class Load:
                 and self.living[0].places[-1].size == len(self.living)
             )
 
+    def placed_s(self) -> float:
+        """When the last of the living was given its place, on the monotonic clock."""
+        with self._lock:
+            return max(agent.placed_s for agent in self.living)
+
     def errors(self) -> list[RendezvousError]:
         return [error for agent in self.living + self.gone for error in agent.errors]
 
@@ -195,6 +219,11 @@ class Load:
             agent = self.living.pop(0)
             self.gone.append(agent)
         return agent
+
+    def _heard(self, agent: Agent) -> None:
+        with self._lock:
+            if agent in self.living:
+                agent.step()
 
     def _run(self) -> None:
         while not self._ended.wait(STEP_S):
