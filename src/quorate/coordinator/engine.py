@@ -268,6 +268,7 @@ class Engine:
         self._batches = count(1)
         self._batch_bytes = 0
         self._was_away = False
+        self._owes_tick = False
         self._ready: list[Send] = []
         self._load(records)
 
@@ -343,13 +344,12 @@ class Engine:
         # Whoever was read first after a gap has hidden it from this tick; others are still unread.
         attended = self._clock.advance(stalled) and not self._was_away
         self._was_away = False
-        if self._in_flight is not None or not attended:
-            return
-        for run_id in self.runs:
-            self._observed(run_id).tick()
-        for held in self._store_deadlines.due(self.now_s):
-            self._stores[held.run_id].expire(held.connection, held.request_id)
-        self._collect_idle()
+        # What has come during a write is handled first: `settle` makes up for this tick, also where
+        # one write follows the other and all ticks fall into one.
+        writing = self._in_flight is not None
+        self._owes_tick = certain and writing and (attended or self._owes_tick)
+        if attended and not writing:
+            self._pass_time()
 
     def carry_on(self) -> None:
         """Do a slice, of less than a millisecond, of what takes long; a report at present.
@@ -389,6 +389,12 @@ class Engine:
             peer = self._peers.get(connection)
             if peer is not None and not peer.refused:
                 self._handle(connection, peer, message)
+        if self._owes_tick and not self._inbox:
+            self._owes_tick = False
+            # The next tick may come before anything else is read: it must not be the second one at
+            # which somebody is overdue (R9).
+            self._was_away = True
+            self._pass_time()
 
     def take_sends(self) -> list[Send]:
         """Return what may be sent now."""
@@ -416,6 +422,14 @@ class Engine:
         return bool(self._peers) or any(
             run.awaits_nodes() and not run.state.closed for run in self.runs.values()
         )
+
+    def _pass_time(self) -> None:
+        """Look for whatever has become due."""
+        for run_id in self.runs:
+            self._observed(run_id).tick()
+        for held in self._store_deadlines.due(self.now_s):
+            self._stores[held.run_id].expire(held.connection, held.request_id)
+        self._collect_idle()
 
     def _read_clock(self) -> None:
         """Note when this is, to the point; a stalled write has to be noticed by the ticks."""

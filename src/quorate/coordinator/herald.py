@@ -67,6 +67,7 @@ class Herald:
         self._outbox = outbox
         self._context = context
         self._told = self._signature(0)
+        self._to_greet: list[Session] = []
         self._explained: dict[str, tuple[str, float]] = {}
 
     def begin_world(self) -> None:
@@ -75,11 +76,11 @@ class Herald:
         self._explained.clear()
 
     def greet(self, session: Session) -> None:
-        """Tell one agent what has changed, if anything has, since its world was completed."""
-        if session.join is None and (session.holding is not None or self._state.closed):
-            waiting = self._waiting_for(session)
-            if waiting or self._state.closed:
-                self._outbox.send(session.connection, self._change(waiting, session))
+        """Have `tell` say to one agent what has changed, if anything has, since its world.
+
+        Not before: what was handled just now may have consequences that are still to be drawn.
+        """
+        self._to_greet.append(session)
 
     def tell_lost(self, session: Session, reason: str) -> None:
         """Tell a node that it was declared lost: should it be alive, it reads this first (R8)."""
@@ -88,8 +89,11 @@ class Herald:
         self._outbox.send(session.connection, Changed(int(not closed), notice, closed, why, True))
 
     def tell(self) -> None:
-        """Push what has changed to the agents that are at work (R8)."""
+        """Push what has changed to the agents that are at work, and to those to greet (R8)."""
         state = self._state
+        to_greet, self._to_greet = self._to_greet, []
+        for session in to_greet:
+            self._tell_one(session)
         told = self._signature(nodes_waiting(self._context(None), None))
         if told == self._told:
             return
@@ -103,6 +107,12 @@ class Herald:
             if group:
                 message = self._change(self._waiting_for(group[0]), group[0])
                 self._outbox.send_all(_connections(group), message)
+
+    def _tell_one(self, session: Session) -> None:
+        if session.join is None and (session.holding is not None or self._state.closed):
+            waiting = self._waiting_for(session)
+            if waiting or self._state.closed:
+                self._outbox.send(session.connection, self._change(waiting, session))
 
     def explain(self, now_s: float, waits_for_s: float | None = None) -> None:
         """Tell waiting agents what they wait for: the same words for all in one line (R16).
