@@ -43,6 +43,7 @@ from tests.core.support import make_settings
 __all__ = [
     "QUICK_REGROUP",
     "RUN",
+    "TICK_S",
     "Agent",
     "Driver",
     "Peer",

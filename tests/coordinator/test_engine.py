@@ -42,6 +42,7 @@ from quorate.wire.messages import (
     Pong,
     Refused,
     Report,
+    Scale,
     SetValue,
     Status,
     Value,
@@ -49,7 +50,7 @@ from quorate.wire.messages import (
     WorldRecord,
     encode,
 )
-from tests.coordinator.driver import RUN, Agent, Driver, Peer, refusal
+from tests.coordinator.driver import RUN, TICK_S, Agent, Driver, Peer, refusal
 from tests.core.support import make_settings
 
 
@@ -338,6 +339,38 @@ class TestTime:
         driver.let_pass(5)
         assert worker.all(Failed) == []
 
+    def test_r8_ticks_that_all_fall_into_writes_are_made_up_for(self) -> None:
+        # Seed 32108 of the simulator: nobody was lost while one write followed the other.
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        worker = driver.store("w")
+        b.cut(finished=True)
+        for number in range(20):
+            driver.stalled = True
+            worker.say(AddNumber(number + 1, space_of(driver), "n", 1))
+            driver.let_pass(TICK_S)
+            driver.stalled = False
+            driver.deliver()
+        assert "its process ended" in a.last(Changed).reason
+
+    def test_r9_a_tick_that_was_made_up_for_is_not_followed_by_a_second_one_at_once(self) -> None:
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        worker = driver.store("w")
+        b.cut(finished=True)
+        driver.let_pass(driver.settings.reconnect_grace.total_seconds() - TICK_S)
+        driver.stalled = True
+        worker.say(AddNumber(1, space_of(driver), "n", 1))
+        driver.let_pass(TICK_S)
+        driver.stalled = False
+        driver.deliver()
+        # What b has sent meanwhile may lie unread here.
+        driver.engine.tick()
+        driver.deliver()
+        b.reconnect()
+        driver.let_pass(1.0)
+        assert a.all(Changed) == []
+
 
 class TestRestart:
     """The coordinator ends, with and without its ledger."""
@@ -618,3 +651,19 @@ def test_r12_nor_does_it_take_an_identity_back() -> None:
     assert former not in driver.peers
     assert driver.run.sessions.keys() == {a.node, heir.node}
     assert driver.state.identities == {"1": heir.node}
+
+
+def test_r8_a_node_that_comes_back_hears_of_a_newcomer_after_a_wish_that_is_over() -> None:
+    # Seed 69388 of the simulator: the operator's wish was over before a had heard of it.
+    driver = Driver(1, 4)
+    a, *_ = driver.world("a", "b", "c")
+    operator, newcomer = driver.operator(), driver.agent("d")
+    driver.stalled = True
+    operator.say(Scale(1, 2))
+    a.cut()
+    newcomer.join()
+    operator.say(Scale(2, None))
+    a.reconnect()
+    driver.stalled = False
+    driver.deliver()
+    assert a.last(Changed).waiting == 1
