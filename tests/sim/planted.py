@@ -350,7 +350,7 @@ PLANTED = {
     ),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 2),
     "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 1),
-    "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 2),
+    "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 6),
     "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 33),
     "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 2),
     "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 2),
