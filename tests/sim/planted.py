@@ -342,7 +342,7 @@ class Planted(NamedTuple):
 
 PLANTED = {
     "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1", "R3"), 2),
-    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 30),
+    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 105),
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
     "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
     "stale_incarnation_accepted": Planted(
@@ -353,7 +353,7 @@ PLANTED = {
     "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 6),
     "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 33),
     "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 2),
-    "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 2),
+    "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 6),
     "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 11),
     "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 6),
     "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 45),
