@@ -121,6 +121,24 @@ def test_r15_a_malformed_request_fails_alone_after_the_hello(peer: Peer) -> None
     assert peer.heard == [HELLO, Ping(1)]
 
 
+def test_r15_malformed_requests_are_counted_and_may_be_paused(peer: Peer) -> None:
+    peer.say(HELLO)
+    peer.notes.pauses = True
+    peer.connection.data_received(frame(MALFORMED) * 3)
+    assert peer.notes.told[1:] == [("failed", len(MALFORMED))]
+    assert len(peer.wire.replies) == 1
+    peer.notes.pauses = False
+    peer.connection.resume()
+    assert len(peer.wire.replies) == 3
+
+
+def test_r15_who_is_sent_away_is_not_read_on(peer: Peer) -> None:
+    peer.notes.redirects = True
+    peer.say(HELLO, Ping(1), Ping(2))
+    assert peer.heard == [HELLO]
+    assert peer.wire.replies == [Redirect("holder:1")]
+
+
 @pytest.mark.parametrize("greeted", [True, False])
 def test_r15_what_cannot_be_told_apart_ends_the_connection(peer: Peer, greeted: bool) -> None:
     if greeted:

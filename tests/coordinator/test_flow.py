@@ -6,6 +6,8 @@ import pytest
 
 from quorate.coordinator import flow as flow_module
 from quorate.coordinator.flow import (
+    BEATS_AT_ONCE_MAX,
+    BEATS_COUNTED_S,
     GREEDY_AT_ONCE_MAX,
     GREEDY_EVERY_S,
     REQUESTS_AT_ONCE_MAX,
@@ -18,7 +20,8 @@ class Asking:
 
     def __init__(self, number: int, flow: Flow, left: int = 0) -> None:
         self.number = number
-        self.asked = self.asked_bytes = self.asked_turn = 0
+        self.asked = self.asked_bytes = self.asked_turn = self.beats = 0
+        self.beats_since_s = 0.0
         self.paused = False
         self.left = left
         self._flow = flow
@@ -144,6 +147,31 @@ def test_r15_beyond_the_bytes_of_all_whoever_asks_for_more_waits_and_no_longer(
     first.left = 1
     first.ask(99)
     assert not first.paused
+
+
+def test_r15_who_says_too_often_that_it_lives_has_to_wait() -> None:
+    flow = Flow()
+    beating = Asking(1, flow)
+    allowed = BEATS_AT_ONCE_MAX + REQUESTS_AT_ONCE_MAX
+    for _ in range(allowed - 1):
+        flow.beat(beating, 3, 5.0)
+    assert not beating.paused
+    flow.beat(beating, 3, 5.0)
+    assert beating.paused
+    flow.resume(5.0)
+    for _ in range(REQUESTS_AT_ONCE_MAX):
+        assert not beating.paused
+        flow.beat(beating, 3, 5.5)
+    assert beating.paused
+
+
+def test_who_says_now_and_then_that_it_lives_never_waits() -> None:
+    flow = Flow()
+    beating = Asking(1, flow)
+    for second in range(3):
+        for _ in range(BEATS_AT_ONCE_MAX):
+            flow.beat(beating, 3, 5.0 + second * BEATS_COUNTED_S)
+    assert (beating.paused, beating.asked) == (False, 0), "what is not stored keeps no pong back"
 
 
 def test_who_has_gone_is_not_told_to_go_on() -> None:

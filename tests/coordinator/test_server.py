@@ -280,6 +280,36 @@ def test_r15_whoever_asks_for_too_much_at_once_waits_and_nobody_else(
         assert pings(greedy)
 
 
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [(b"\x92\x02\x01", Failed), (b"\x92\x06\x01", Pong)],
+    ids=["malformed", "pings"],
+)
+def test_r15_a_flood_is_read_in_pieces_and_to_its_end(
+    body: bytes, answer: type[Any], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "BEATS_AT_ONCE_MAX", 10)
+    paused: list[int] = []
+    pause = connection.Connection.pause
+
+    def counted(self: connection.Connection) -> None:
+        paused.append(self.number)
+        pause(self)
+
+    monkeypatch.setattr(connection.Connection, "pause", counted)
+    number = 20 * flow.REQUESTS_AT_ONCE_MAX
+    coordinator = start()
+    with RawPeer(coordinator.endpoint) as flooding, RawAgent(coordinator.endpoint) as healthy:
+        flooding.say(operator_hello())
+        flooding.read_until(Welcome)
+        flooding.socket.sendall(unframed(body) * number)
+        join_alone(healthy)
+        for _ in range(number):
+            flooding.read_until(answer)
+        assert pings(healthy)
+    assert len(paused) >= 15
+
+
 @pytest.mark.parametrize("limit", ["REQUEST_BYTES_AT_ONCE_MAX", "REQUEST_BYTES_AT_ONCE_TOTAL_MAX"])
 def test_r15_bytes_of_requests_that_wait_are_bounded(
     start: Start, until: Until, monkeypatch: pytest.MonkeyPatch, limit: str

@@ -55,7 +55,7 @@ class Notes:
         self.clock = clock
         self.tally = Tally()
         self.told: list[tuple[Any, ...]] = []
-        self.pauses = False
+        self.pauses = self.redirects = False
 
     def now_s(self) -> float:
         return self.clock.monotonic()
@@ -71,6 +71,13 @@ class Notes:
 
     def received(self, connection: Connection, message: Request, body_bytes: int) -> None:
         self.told.append(("received", message))
+        if self.redirects:
+            connection.redirect("holder:1")
+        if self.pauses:
+            connection.pause()
+
+    def failed(self, connection: Connection, body_bytes: int) -> None:
+        self.told.append(("failed", body_bytes))
         if self.pauses:
             connection.pause()
 

@@ -60,6 +60,10 @@ class Service(Protocol):
         """Take a message of so many bytes."""
         ...
 
+    def failed(self, connection: Connection, body_bytes: int) -> None:
+        """Note that a request of so many bytes meant nothing, and was answered by a failure."""
+        ...
+
     def refused(self, connection: Connection, why: Exception | str) -> None:
         """Note that a peer is refused, before its connection ends."""
         ...
@@ -85,6 +89,8 @@ class Connection(asyncio.Protocol):
         asked: For `quorate.coordinator.flow`: what it counts of this connection.
         asked_bytes: The same, in bytes.
         asked_turn: The same: when that was.
+        beats: The same: how often it has said that it lives.
+        beats_since_s: The same: since when.
         has_begun: Whether it had a turn to shake hands.
         unread: What has come for its next turn.
         waits_since_s: Since when it waits for that; `None` if it does not.
@@ -100,6 +106,8 @@ class Connection(asyncio.Protocol):
         "asked",
         "asked_bytes",
         "asked_turn",
+        "beats",
+        "beats_since_s",
         "greeted",
         "has_begun",
         "heard_s",
@@ -116,7 +124,8 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._door = door
         self._finished = False
-        self.asked = self.asked_bytes = self.asked_turn = 0
+        self.asked = self.asked_bytes = self.asked_turn = self.beats = 0
+        self.beats_since_s = 0.0
         self.paused = False
         self.number = 0
         self.heard_s = 0.0
@@ -165,7 +174,8 @@ class Connection(asyncio.Protocol):
         try:
             for body in self._reader.feed(self._plain(data) if data else b""):
                 self._take(body)
-                if self.paused:
+                # Who was sent away has said enough, however much has come with it.
+                if self.paused or not self.is_open:
                     return
         except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
             self.refuse(error)
@@ -198,6 +208,7 @@ class Connection(asyncio.Protocol):
             if request_id is None:
                 raise
             self.write(framed(failure(request_id, error)))
+            self._service.failed(self, len(body))
             return None
 
     def _plain(self, data: bytes) -> bytes:

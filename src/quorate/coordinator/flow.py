@@ -18,6 +18,11 @@ REQUESTS_AT_ONCE_MAX = 16
 REQUEST_BYTES_AT_ONCE_MAX = 8 * 1024 * 1024
 REQUEST_BYTES_AT_ONCE_TOTAL_MAX = 64 * 1024 * 1024
 
+# Who only says that it lives is heard while nothing can be stored, and so needs a limit of its own.
+# Agents say it every few seconds, and the quickest some times a second.
+BEATS_AT_ONCE_MAX = 256
+BEATS_COUNTED_S = 1.0
+
 # What the greedy ask in one go keeps others waiting for some 3 ms at most.
 GREEDY_AT_ONCE_MAX = 4
 
@@ -33,12 +38,16 @@ class Asker(Protocol):
         asked: How many requests are counted of it; 0 at first.
         asked_bytes: How many bytes they have; 0 at first.
         asked_turn: The turn in which they were; 0 at first.
+        beats: How often it has said that it lives; 0 at first.
+        beats_since_s: Since when that is counted; 0 at first.
     """
 
     number: int
     asked: int
     asked_bytes: int
     asked_turn: int
+    beats: int
+    beats_since_s: float
 
     def pause(self) -> None:
         """Read nothing more until `resume`."""
@@ -83,6 +92,20 @@ class Flow:
         elif self._asked_bytes >= REQUEST_BYTES_AT_ONCE_TOTAL_MAX:
             self._held[asker.number] = asker
             asker.pause()
+
+    def beat(self, asker: Asker, body_bytes: int, now_s: float) -> None:
+        """Count a sign of life; too many of them in a second are requests like others.
+
+        Args:
+            asker: Who says that it lives.
+            body_bytes: The bytes in which it does.
+            now_s: The monotonic time in seconds.
+        """
+        if now_s - asker.beats_since_s >= BEATS_COUNTED_S:
+            asker.beats, asker.beats_since_s = 0, now_s
+        asker.beats += 1
+        if asker.beats > BEATS_AT_ONCE_MAX:
+            self.count(asker, body_bytes)
 
     def resume(self, now_s: float) -> float | None:
         """Let those go on whose turn it is: all that was asked is carried out.

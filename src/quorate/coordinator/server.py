@@ -201,8 +201,15 @@ class CoordinatorServer:
             self._connections.admission.welcomed(connection.number)
             if self._hindrance.waiting is not None:
                 connection.write(framed(self._hindrance.waiting))
-        if not isinstance(message, Ping):
+        if isinstance(message, Ping):
+            self._flow.beat(connection, body_bytes, self.now_s())
+        else:
             self._flow.count(connection, body_bytes)
+        self._plan_flush()
+
+    def failed(self, connection: Connection, body_bytes: int) -> None:
+        """Count a request that meant nothing as any other; the flush lets its sender go on."""
+        self._flow.count(connection, body_bytes)
         self._plan_flush()
 
     def refused(self, connection: Connection, why: Exception | str) -> None:
