@@ -21,6 +21,7 @@ from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.errors import RendezvousStateError
 from quorate.testing import ManualClock
+from quorate.wire import messages
 from quorate.wire.frames import FRAME_BYTES_MAX
 from quorate.wire.messages import (
     ROLE_AGENT,
@@ -268,6 +269,17 @@ class TestBatches:
         assert driver.batches == before, "a steady state is written"
         assert a.last(WorldRecord).world == driver.state.world
         assert operator.last(Report).json
+
+    def test_r15_a_record_that_is_too_large_fails_alone(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(messages, "WHOLE_MEMBERS_MAX", 1)
+        driver = Driver(2, 2)
+        a, _ = driver.world("a", "b")
+        a.say(GetWorld(1))
+        assert (a.last(Failed).id, a.last(Failed).code) == (1, "limit")
+        a.say(GetWorld(2, 0))
+        assert a.last(WorldRecord).world == driver.state.world
 
     def test_r14_a_batch_is_bounded(self) -> None:
         driver = Driver(2, 2)

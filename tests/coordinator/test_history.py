@@ -14,7 +14,7 @@ from quorate.coordinator.history import EVENT_KINDS, EVENTS_KEPT, Event
 from quorate.coordinator.records import round_key
 from quorate.errors import RendezvousStateError
 from quorate.wire.frames import FRAME_BYTES_MAX
-from quorate.wire.messages import Failed, History, Report, encode, report_of
+from quorate.wire.messages import Failed, History, Report, encode
 from tests.coordinator.driver import RUN, Agent, Driver
 
 
@@ -176,7 +176,7 @@ def test_the_round_of_as_many_nodes_as_a_run_may_have_fits_into_a_message() -> N
         f"gpu-node-{number:06}.cluster.example.internal_{chance.randrange(1, 4_000_000)}_0"
         for number in range(NODES_MAX)
     ]
-    report = report_of(1, driver.run.history.report())
+    report = driver.run.history.report(1)
     assert len(encode(report)) < FRAME_BYTES_MAX / 2
     assert msgspec.json.decode(report.text())["rounds"]
 
@@ -231,6 +231,32 @@ def test_events_are_bounded() -> None:
     for _ in range(EVENTS_KEPT + 1):
         history.note(Event(driver.clock.now(), "held", "", 0, "again"))
     assert len(history.events) == EVENTS_KEPT
+
+
+def test_r15_what_was_told_is_made_again_only_after_a_change() -> None:
+    driver = Driver(1, 2)
+    driver.world("a")
+    history = driver.run.history
+    first = history.report(1)
+    again = history.report(2)
+    assert (first.id, again.id) == (1, 2)
+    assert again.json is first.json
+    history.note(Event(driver.clock.now(), "held", "", 0, "for a while"))
+    assert history.report(3).json != first.json
+
+
+def test_what_is_told_after_each_change_is_new() -> None:
+    driver = Driver(1, 2)
+    a, b = driver.world("a", "b")
+    assert len(told(driver)["rounds"]) == 1
+    b.cut(finished=True)
+    driver.let_pass(5)
+    assert told(driver)["events"][-1]["kind"] == "lost"
+    a.join()
+    driver.let_pass(31)
+    first, second = told(driver)["rounds"]
+    assert first["ended_because"]
+    assert second["world_size"] == 1
 
 
 def test_an_unknown_run_has_no_history() -> None:

@@ -26,8 +26,10 @@ from quorate.wire.messages import (
     COMPRESSED_FROM_BYTES,
     FAILED,
     PART_BYTES_MAX,
+    PART_MEMBERS_MAX,
     ROLE_AGENT,
     TEXT_CHARACTERS_MAX,
+    WHOLE_MEMBERS_MAX,
     AddNumber,
     Challenge,
     Changed,
@@ -303,6 +305,15 @@ def test_r1_an_agent_of_an_older_release_gets_the_whole_record() -> None:
     assert record_of(GetWorld(1, 0), None) == WorldRecord(1, None)
     asked = decode_request(msgspec.msgpack.encode([5, 1]))
     assert asked == GetWorld(1)
+
+
+def test_r15_a_whole_record_has_a_largest_size() -> None:
+    world = make_world(WHOLE_MEMBERS_MAX, PROFILE)
+    assert record_of(GetWorld(1), world).world is world
+    larger = make_world(WHOLE_MEMBERS_MAX + 1, PROFILE)
+    with pytest.raises(errors.RendezvousLimitError, match="ask for its parts"):
+        record_of(GetWorld(1), larger)
+    assert record_of(GetWorld(1, 0), larger).world == larger.part(0, PART_MEMBERS_MAX)
 
 
 def test_r15_no_member_comes_before_the_first() -> None:

@@ -89,7 +89,6 @@ from quorate.wire.messages import (
     Welcome,
     failure,
     record_of,
-    report_of,
 )
 
 __all__ = ["CLOSED_KEPT_S", "Batch", "Engine"]
@@ -501,7 +500,7 @@ class Engine:
                 _require_operator(peer, message)
             run.close(peer.session, connection, message)
         elif isinstance(message, GetWorld):
-            self._outbox.send(connection, record_of(message, run.state.world))
+            self._outbox.send(connection, _met(lambda: record_of(message, run.state.world)))
 
     def _serve_agent(
         self, connection: int, peer: _Peer, run: Run, message: Join | Leave | Finish
@@ -520,7 +519,7 @@ class Engine:
 
     def _history(self, request: History) -> Report:
         self._require_run(request.run_id)
-        return report_of(request.id, self.runs[request.run_id].history.report())
+        return self.runs[request.run_id].history.report(request.id)
 
     def _require_run(self, run_id: str) -> None:
         if run_id not in self.runs:

@@ -17,6 +17,7 @@ from quorate.coordinator.herald import who_is_gone
 from quorate.coordinator.records import EntryKey, end_key, round_key
 from quorate.core.node import NodeDesc
 from quorate.core.state import Moment, RendezvousState, World
+from quorate.wire.messages import Report, report_of
 
 __all__ = ["EVENT_KINDS", "Event", "History", "Round"]
 
@@ -133,6 +134,8 @@ class History:
         self._run_id = run_id
         self._sizes: deque[int] = deque()
         self._bytes = 0
+        # What was answered last, while nothing new has happened: to make it takes long (R15).
+        self._told: Report | None = None
         self._began_at: datetime | None = None
         self._standing: Round | None = None
         self._world = state.world
@@ -162,6 +165,7 @@ class History:
 
     def note(self, event: Event) -> None:
         """Note an event."""
+        self._told = None
         self.events.append(event)
 
     def observe(self, state: RendezvousState, at: datetime, because: str) -> None:
@@ -193,8 +197,14 @@ class History:
             yield round_key(self._run_id, record.round)
             yield end_key(self._run_id, record.round)
 
-    def report(self) -> bytes:
-        """Return the history as JSON: the newest rounds that fit into a message, and the events."""
+    def report(self, request_id: int) -> Report:
+        """Return the answer to a question for it, which is made once for each change."""
+        if self._told is None:
+            self._told = report_of(request_id, self._json())
+        return msgspec.structs.replace(self._told, id=request_id)
+
+    def _json(self) -> bytes:
+        """Return it as JSON: the newest rounds that fit into a message, and the events."""
         kept: list[bytes] = []
         left = REPORT_BYTES_MAX
         for record in reversed(self.rounds):
@@ -237,6 +247,7 @@ class History:
         return "has no place in the new world" if node in state.last_heartbeats else "had finished"
 
     def _end(self, record: Round, at: datetime, because: str) -> None:
+        self._told = None
         record.end(at, because)
         key = end_key(self._run_id, record.round)
         self.changes[key] = msgspec.msgpack.encode(_End(at, because))
@@ -247,6 +258,7 @@ class History:
         self.changes[round_key(self._run_id, record.round)] = data
 
     def _keep(self, record: Round, size: int) -> None:
+        self._told = None
         self.rounds.append(record)
         self._sizes.append(size)
         self._bytes += size

@@ -178,7 +178,7 @@ class GetWorld(_Message, tag=5):
     Args:
         id: The request's id.
         first: The rank of the first member that is wanted: the answer has as many as fit into a
-            message. `None` asks for the whole record in one, which a large world does not fit into.
+            message. `None` asks for the whole record in one, which fails for a large world.
     """
 
     id: int
@@ -548,6 +548,9 @@ REPORT_BYTES_MAX = 64 * 1024 * 1024
 PART_MEMBERS_MAX = 4096
 PART_BYTES_MAX = 768 * 1024
 
+# What is sent whole, to agents that do not ask for parts, is made in one go.
+WHOLE_MEMBERS_MAX = 4 * PART_MEMBERS_MAX
+
 # The tags of those requests that carry an id, which is their first field.
 _ANSWERED_TAGS = frozenset(
     kind.__struct_config__.tag for kind in get_args(Request) if kind.__struct_fields__[0] == "id"
@@ -644,8 +647,18 @@ def record_of(request: GetWorld, world: World | None) -> WorldRecord:
     Args:
         request: What is asked.
         world: The record; `None` if there is none.
+
+    Raises:
+        RendezvousLimitError: All of it is asked for, and it has more than `WHOLE_MEMBERS_MAX`.
     """
-    if world is None or request.first is None:
+    if world is None:
+        return WorldRecord(request.id, None)
+    if request.first is None:
+        if len(world.members) > WHOLE_MEMBERS_MAX:
+            raise RendezvousLimitError(
+                f"This world of {len(world.members)} nodes is too large for one message, which may "
+                f"have {WHOLE_MEMBERS_MAX}: ask for its parts, as newer releases do."
+            )
         return WorldRecord(request.id, world)
     count = PART_MEMBERS_MAX
     while True:
