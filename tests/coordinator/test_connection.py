@@ -90,6 +90,16 @@ def test_only_whole_words_are_signs_of_life(peer: Peer) -> None:
     assert (peer.connection.heard_s, peer.connection.greeted) == (7.0, True)
 
 
+def test_r15_what_is_said_before_the_hello_is_no_sign_of_life(peer: Peer) -> None:
+    peer.clock.advance(2.0)
+    peer.say(Ping(1))
+    assert (peer.heard, peer.connection.heard_s) == ([Ping(1)], 0.0)
+    peer.say(HELLO)
+    peer.clock.advance(2.0)
+    peer.say(Ping(2))
+    assert peer.connection.heard_s == 9.0
+
+
 def test_while_it_is_paused_nothing_is_read_and_nothing_is_lost(peer: Peer) -> None:
     peer.notes.pauses = True
     peer.say(HELLO, Ping(1), Ping(2))

@@ -126,6 +126,17 @@ def test_who_says_something_stays_and_who_is_paused_too() -> None:
     assert paused.is_open
 
 
+def test_r15_who_says_something_else_than_hello_does_not_stay() -> None:
+    house = House()
+    speaking, paused = house.arrive(), house.arrive()
+    paused.pause()
+    house.end_after(GREETING_TIMEOUT_S)
+    speaking.data_received(frame(encode(Ping(1))))
+    house.end_after(SCAN_S)
+    assert not speaking.is_open
+    assert not paused.is_open
+
+
 def test_it_is_looked_at_no_more_often_than_needed() -> None:
     house = House()
     stranger = house.arrive()

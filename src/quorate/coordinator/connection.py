@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         number: The connection's name, given to it by the service when it is opened.
-        heard_s: When the peer was last heard, once it has come in; since when it is there, before.
+        heard_s: When the peer was last heard, once its hello is in; since when it is there, before.
         greeted: Whether a hello was let in.
         paused: Whether nothing is read from the peer.
         asked: For `quorate.coordinator.flow`: what it counts of this connection.
@@ -191,12 +191,13 @@ class Connection(asyncio.Protocol):
             self._service.admitted(self, self._door.may_act)
         if request is None:
             return
-        # Bytes alone are no word, and what is said before the door is open is none: a peer that
-        # says something now and then would stay for ever.
-        self.heard_s = self._service.now_s()
         if isinstance(request, Hello):
             self.greeted = True
             self._reader.bytes_max = FRAME_BYTES_MAX
+        # Bytes alone are no word, and what is said before the hello is in is none: a peer that
+        # says something now and then would stay for ever.
+        if self.greeted:
+            self.heard_s = self._service.now_s()
         self._service.received(self, request, len(body))
 
     def _decoded(self, body: bytes) -> Word | None:

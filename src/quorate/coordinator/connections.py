@@ -222,7 +222,9 @@ class Connections:
     def _end_dead(self, now_s: float) -> None:
         for connection in list(self.by_number.values()):
             limit_s = IDLE_TIMEOUT_S if connection.greeted else GREETING_TIMEOUT_S
-            waits = connection.paused or connection.waits_since_s is not None
+            # Who is paused before its hello has flooded us with something else.
+            waits = connection.paused and connection.greeted
+            waits |= connection.waits_since_s is not None
             is_late = now_s - connection.heard_s > limit_s and not waits
             if is_late and connection.transport is not None:
                 connection.transport.abort()
