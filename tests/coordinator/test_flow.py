@@ -93,20 +93,39 @@ def test_r15_while_others_ask_one_at_a_time_goes_on_with_rests() -> None:
     flow = Flow()
     greedy = goes(flow, 2)
     other = Asking(9, flow)
-    now_s, half_s = 0.0, GREEDY_EVERY_S / 2
-    for expected, again_s in [
-        ([1, 0], GREEDY_EVERY_S),
-        ([1, 0], half_s),
-        ([1, 1], GREEDY_EVERY_S),
-        ([1, 1], half_s),
-        ([2, 1], GREEDY_EVERY_S),
+    half_s = GREEDY_EVERY_S / 2
+    for halves, expected, again_s in [
+        (0, [1, 0], GREEDY_EVERY_S),
+        (0, [1, 0], GREEDY_EVERY_S),
+        (1, [1, 0], half_s),
+        (2, [1, 1], GREEDY_EVERY_S),
+        (2, [1, 1], GREEDY_EVERY_S),
+        (3, [1, 1], half_s),
+        (4, [2, 1], GREEDY_EVERY_S),
     ]:
         other.left = 1
         other.ask()
-        assert flow.resume(now_s) == pytest.approx(again_s)
+        assert flow.resume(halves * half_s) == pytest.approx(again_s)
         assert went_on(greedy) == expected
         assert not other.paused
-        now_s += half_s
+
+
+def test_r15_a_rest_begins_when_what_the_greedy_asked_is_carried_out() -> None:
+    flow = Flow()
+    greedy = goes(flow, 2)
+    other = Asking(9, flow)
+    written_s = 5 * GREEDY_EVERY_S
+    for now_s, expected in [
+        (0.0, [1, 0]),
+        (written_s, [1, 0]),
+        (written_s + GREEDY_EVERY_S, [1, 1]),
+        (3 * written_s, [1, 1]),
+        (3 * written_s + GREEDY_EVERY_S, [2, 1]),
+    ]:
+        other.left = 1
+        other.ask()
+        assert flow.resume(now_s) == pytest.approx(GREEDY_EVERY_S)
+        assert went_on(greedy) == expected
 
 
 def test_r15_what_others_asked_during_a_rest_counts_when_it_is_over() -> None:
@@ -115,6 +134,7 @@ def test_r15_what_others_asked_during_a_rest_counts_when_it_is_over() -> None:
     other = Asking(9, flow, 1)
     assert flow.resume(0.0) == 0.0
     other.ask()
+    assert flow.resume(0.0) == GREEDY_EVERY_S
     assert flow.resume(GREEDY_EVERY_S / 2) == pytest.approx(GREEDY_EVERY_S / 2)
     assert flow.resume(GREEDY_EVERY_S) == GREEDY_EVERY_S
     assert went_on(greedy) == [2, 1]

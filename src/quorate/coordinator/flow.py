@@ -26,7 +26,8 @@ BEATS_COUNTED_S = 1.0
 # What the greedy ask in one go keeps others waiting for some 3 ms at most.
 GREEDY_AT_ONCE_MAX = 4
 
-# One of them goes on so often while others ask too: it takes some 1 ms, and so a tenth of the time.
+# One of them goes on so long after the last while others ask too: a go takes some 1 ms, and so a
+# tenth of the time; a write that it leads to does not count.
 GREEDY_EVERY_S = 0.01
 
 
@@ -67,6 +68,8 @@ class Flow:
         self._asked_bytes = 0
         self._greedy: OrderedDict[int, Asker] = OrderedDict()
         self._held: dict[int, Asker] = {}
+        # Whether what they ask in a go is not carried out yet; when that of the last one was.
+        self._is_going = False
         self._went_s = float("-inf")
         self._modest = 0
         self._others_ask = False
@@ -117,6 +120,9 @@ class Flow:
             In how many seconds to call it again, if all is carried out by then; `None` if nobody
             is kept waiting.
         """
+        if self._is_going:
+            # A rest begins here: a write that takes longer than a rest would take its place.
+            self._is_going, self._went_s = False, now_s
         self._others_ask |= self._modest > 0
         self._turn += 1
         self._modest = self._asked_bytes = 0
@@ -130,7 +136,7 @@ class Flow:
             return rest_s
         rest_s = GREEDY_EVERY_S if self._others_ask else 0.0
         self._go_on(1 if self._others_ask else GREEDY_AT_ONCE_MAX)
-        self._went_s, self._others_ask = now_s, False
+        self._is_going, self._others_ask = True, False
         return rest_s if self._greedy else None
 
     def gone(self, number: int) -> None:
