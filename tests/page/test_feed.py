@@ -136,6 +136,17 @@ def test_viewers_are_told_that_nobody_is_answered() -> None:
     assert (name, content["hindrance"]) == ("coordinator", "the ledger cannot be written")
 
 
+def test_all_viewers_are_told_that_nobody_is_answered_and_not_the_newest_alone() -> None:
+    feed, seen = make_feed(Driver())
+    viewer = feed.attach("")
+    take(viewer)
+    seen.refuses = "the ledger cannot be written"
+    feed.attach("")
+    asyncio.run(feed.look())
+    ((name, content),) = take(viewer)
+    assert (name, content["hindrance"]) == ("coordinator", "the ledger cannot be written")
+
+
 def test_others_are_served_while_many_nodes_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quorate.page.timeline.PART_NODES", 1)
     monkeypatch.setattr("quorate.page.feed.PART_NODES", 1)

@@ -156,7 +156,9 @@ class Feed:
                 await self._observe(self._timelines.get(run_id) or Timeline(run_id), run)
         while len(self._timelines) > TIMELINES_MAX:
             self._drop(next(iter(self._timelines)))
-        if self._hindrance != self._server.hindrance():
+        hindrance = self._server.hindrance()
+        if self._hindrance != hindrance:
+            self._hindrance = hindrance
             self._broadcast(self._greeting())
 
     async def _observe(self, timeline: Timeline, run: Run) -> None:
@@ -189,8 +191,8 @@ class Feed:
             viewer.send(event)
 
     def _greeting(self) -> bytes:
-        self._hindrance = self._server.hindrance()
-        content = {"name": self._server.name, "hindrance": self._hindrance, "now": self._now_s()}
+        hindrance = self._server.hindrance()
+        content = {"name": self._server.name, "hindrance": hindrance, "now": self._now_s()}
         return encoded("coordinator", content)
 
     def _now_s(self) -> float:
