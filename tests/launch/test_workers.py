@@ -133,6 +133,23 @@ def test_a_signal_is_sent_to_the_workers_and_not_to_their_helpers(
     assert stage.out.getvalue() == b"[10]:warned\n"
 
 
+def test_a_worker_that_may_be_sent_no_signal_keeps_none_from_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = stage.run("sleep 600", "sleep 600")
+    tried: list[int] = []
+
+    def refuse(pidfd: int, number: int) -> None:
+        tried.append(pidfd)
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "pidfd_send_signal", refuse)
+        group.send(signal.SIGUSR1)
+    assert len(tried) == 2
+    assert group.poll().state is WorkerState.RUNNING
+
+
 def test_workers_that_ignore_sigterm_are_killed_after_the_grace(
     stage: Stage, until: Until, tmp_path: Path
 ) -> None:

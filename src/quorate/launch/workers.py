@@ -163,11 +163,12 @@ class WorkerGroup:
     def send(self, number: signal.Signals) -> None:
         """Send a signal to each worker that still runs, and not to what it has started.
 
-        Only the worker itself can be taken to expect it: its helpers would die of it.
+        Only the worker itself can be taken to expect it: its helpers would die of it. One that runs
+        as another user, as under sudo, gets none.
         """
         for worker in self._workers:
             if not self._stopped and worker.pidfd >= 0:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     signal.pidfd_send_signal(worker.pidfd, number)
 
     def kill(self) -> None:
