@@ -9,7 +9,7 @@ from itertools import count
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import Place, RendezvousState, capacity
 from quorate.testing.sim.node import SimNode
-from quorate.testing.sim.process import Machine
+from quorate.testing.sim.process import DRIFT_MAX, Machine
 from quorate.testing.sim.result import SimResult
 from quorate.testing.sim.rules import WorldRules, require, violation_of
 from quorate.testing.sim.schedule import Schedule
@@ -52,6 +52,7 @@ class DirectWorld:
         self._pids = count(1)
         self._beats: dict[NodeDesc, tuple[object, float]] = {}
         self._last: RendezvousState | None = None
+        self._regroups_since_s = 0.0
         self._until_s = 0.0
         self._kinds = self._draw_kinds()
 
@@ -116,8 +117,10 @@ class DirectWorld:
         self.rules.state(state)
         known = last.world if last is not None else None
         if state.world is not None and state.world != known:
-            departed = last.departed if last is not None else ()
+            departed = [] if last is None else [*last.departed, *self._given_up(writer, last)]
             self.rules.completed(known, departed, (), state)
+        if last is None or state.regrouping_since != last.regrouping_since:
+            self._regroups_since_s = self.schedule.now_s
         if last is not None:
             self._no_live_node_was_lost(writer, last, state)
         now_s = self.schedule.now_s
@@ -125,6 +128,19 @@ class DirectWorld:
             if node not in self._beats or self._beats[node][0] != beat:
                 self._beats[node] = (beat, now_s)
         self._last = state
+
+    def _given_up(self, writer: object, last: RendezvousState) -> list[NodeDesc]:
+        """Return the writer if it has given its own place up: it came back too late, or was silent.
+
+        That it does (R8, R10), joins as a newcomer and completes the round may be one write.
+        """
+        assert isinstance(writer, SimNode)
+        node, now_s = writer.node, self.schedule.now_s
+        limit_s = self.settings.timeout.regroup.total_seconds() * (1 - DRIFT_MAX)
+        is_late = node in last.survivors and now_s - self._regroups_since_s >= limit_s
+        beat = self._beats.get(node)
+        was_silent = beat is not None and now_s - beat[1] >= self.settings.silence_s - JUDGING_S
+        return [node] if is_late or was_silent else []
 
     def _no_live_node_was_lost(
         self, writer: object, last: RendezvousState, state: RendezvousState
