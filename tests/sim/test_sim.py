@@ -17,6 +17,8 @@ from quorate.coordinator.door import Door, Keys
 from quorate.testing.sim import DirectWorld, SimResult, SimWorld, Violation, coordinator
 from quorate.testing.sim.campaign import PART, WAYS, play
 
+pytestmark = pytest.mark.sim
+
 SEEDS = 60
 SEEDS_OF_CI = 500
 
@@ -52,7 +54,6 @@ def test_the_rules_hold(way: str) -> None:
         assert kind in kinds, "what never happens is not tested"
 
 
-@pytest.mark.sim
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("way", WAYS)
 def test_the_rules_hold_at_length(way: str) -> None:
