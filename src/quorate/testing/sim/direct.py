@@ -115,10 +115,8 @@ class DirectWorld:
         """Check a write against the state that it replaces."""
         state, last = self.shared.decode(data), self._last if before is not None else None
         self.rules.state(state)
-        known = last.world if last is not None else None
-        if state.world is not None and state.world != known:
-            departed = [] if last is None else [*last.departed, *self._given_up(writer, last)]
-            self.rules.completed(known, departed, (), state)
+        if state.world is not None and (last is None or state.world != last.world):
+            self._completed(writer, last, state)
         if last is None or state.regrouping_since != last.regrouping_since:
             self._regroups_since_s = self.schedule.now_s
         if last is not None:
@@ -129,8 +127,21 @@ class DirectWorld:
                 self._beats[node] = (beat, now_s)
         self._last = state
 
+    def _completed(
+        self, writer: object, last: RendezvousState | None, state: RendezvousState
+    ) -> None:
+        """Check a new world; nothing says whether its writer has kept its place in it."""
+        known, departed = (None, {}) if last is None else (last.world, last.departed)
+        try:
+            self.rules.completed(known, departed, (), state)
+        except Violation:
+            given_up = [] if last is None else self._given_up(writer, last)
+            if not given_up:
+                raise
+            self.rules.completed(known, [*departed, *given_up], (), state)
+
     def _given_up(self, writer: object, last: RendezvousState) -> list[NodeDesc]:
-        """Return the writer if it has given its own place up: it came back too late, or was silent.
+        """Return the writer if it may have given its place up: it was late, or silent for too long.
 
         That it does (R8, R10), joins as a newcomer and completes the round may be one write.
         """
