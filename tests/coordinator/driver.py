@@ -168,6 +168,7 @@ class Driver:
 
     Attributes:
         stalled: While it is true, no batch can be stored.
+        certain: Whether it is certain, once a batch is stored, that nobody else decides.
         ledger: What is stored.
         batches: How many batches were stored.
     """
@@ -179,6 +180,7 @@ class Driver:
         self.numbers = count(1)
         self.peers: dict[int, Peer] = {}
         self.stalled = False
+        self.certain = True
         self.batches = 0
         self._in_flight: Batch | None = None
         self.engine = self._new_engine()
@@ -249,7 +251,7 @@ class Driver:
                 break
             self._commit(batch.changes)
             self._in_flight = None
-            self.engine.settle(batch)
+            self.engine.settle(batch, self.certain)
             self._let_out()
         if self.stalled and self._in_flight is None:
             self._in_flight = self.engine.take_batch()

@@ -319,6 +319,17 @@ class TestBatches:
         assert other.last(Value).value == b"10"
 
 
+def write_at_every_tick(driver: Driver, ticks: int) -> None:
+    """Let so many ticks pass, each of which falls into a write."""
+    worker = driver.store("w")
+    for number in range(ticks):
+        driver.stalled = True
+        worker.say(AddNumber(number + 1, space_of(driver), "n", 1))
+        driver.let_pass(TICK_S)
+        driver.stalled = False
+        driver.deliver()
+
+
 class TestTime:
     """R9: only attended time counts, for the stores' timeouts too."""
 
@@ -355,15 +366,18 @@ class TestTime:
         # Seed 32108 of the simulator: nobody was lost while one write followed the other.
         driver = Driver(1, 2)
         a, b = driver.world("a", "b")
-        worker = driver.store("w")
         b.cut(finished=True)
-        for number in range(20):
-            driver.stalled = True
-            worker.say(AddNumber(number + 1, space_of(driver), "n", 1))
-            driver.let_pass(TICK_S)
-            driver.stalled = False
-            driver.deliver()
+        write_at_every_tick(driver, 20)
         assert "its process ended" in a.last(Changed).reason
+
+    def test_r17_not_where_it_is_uncertain_by_then_who_decides(self) -> None:
+        # Seed 67293 of the simulator.
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        b.cut(finished=True)
+        driver.certain = False
+        write_at_every_tick(driver, 20)
+        assert a.all(Changed) == []
 
     def test_r9_a_tick_that_was_made_up_for_is_not_followed_by_a_second_one_at_once(self) -> None:
         driver = Driver(1, 2)

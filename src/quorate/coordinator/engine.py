@@ -376,8 +376,13 @@ class Engine:
         self._in_flight = Batch(next(self._batches), changes, durable, sends)
         return self._in_flight
 
-    def settle(self, batch: Batch) -> None:
-        """Let out the answers of a batch that is stored, and handle what came meanwhile."""
+    def settle(self, batch: Batch, certain: bool = True) -> None:
+        """Let out the answers of a batch that is stored, and handle what came meanwhile.
+
+        Args:
+            batch: What is stored.
+            certain: As for `tick`, which it may have to make up for.
+        """
         assert batch is self._in_flight
         self._in_flight = None
         self._ready += batch.sends
@@ -388,7 +393,7 @@ class Engine:
             peer = self._peers.get(connection)
             if peer is not None and not peer.refused:
                 self._handle(connection, peer, message)
-        if self._owes_tick and not self._inbox:
+        if self._owes_tick and certain and not self._inbox:
             self._owes_tick = False
             # The next tick may come before anything else is read: it must not be the second one at
             # which somebody is overdue (R9).

@@ -265,7 +265,7 @@ class CoordinatorServer:
         except RendezvousDeposedError as error:
             self._tenure.depose(ledger, error)
             return
-        engine.settle(batch)
+        engine.settle(batch, certain=self._tenure.is_held())
         # Whoever was kept waiting for this does not wait for what the greedy ask next.
         self._send_if_held(engine.take_sends())
         self._resume()

@@ -196,6 +196,11 @@ class SimAgent(Peer):
         """Whether a coordinator has accepted its present connection."""
         return self.attachment.attached
 
+    def is_attached_to(self, coordinator: Peer) -> bool:
+        """Return whether that coordinator has accepted its present connection."""
+        connection = self._connection
+        return self.is_attached and connection is not None and connection.server is coordinator
+
     def connected(self, connection: Connection) -> None:
         """See `Peer`."""
         if connection.number not in self.connections:

@@ -266,9 +266,11 @@ class SimWorld:
         lost = self.schedule.random.choice(members)
         ending = self.schedule.random.choice((Ending.FINISH, None))
         self.trace.note(str(lost.node), "ends, the others must hear: {}", ending)
+        # Who was on its way to a coordinator that has just taken over ends unseen.
+        is_seen = ending is Ending.FINISH and lost.is_attached_to(self.coordinator)
         lost.kill(ending)
         window_s = self.settings.silence_s
-        if ending is Ending.FINISH:
+        if is_seen:
             window_s = self.settings.reconnect_grace.total_seconds()
         others = [agent for agent in members if agent is not lost]
         held = {agent: agent.holding for agent in others}

@@ -231,7 +231,7 @@ class SimCoordinator(Peer):
             if engine is None or engine is not writing:
                 return
             if outcome == "stored":
-                engine.settle(batch)
+                engine.settle(batch, certain=self.is_certain())
             elif outcome == "deposed":
                 self.deposed()
             else:
