@@ -43,6 +43,9 @@ LOG_BYTES_MAX = 16 * 1024 * 1024
 LOG_TAIL_BYTES = 4096
 
 
+_started: list[subprocess.Popen[bytes]] = []
+
+
 class CoordinatorHost:
     """Starts coordinators for endpoints of this machine.
 
@@ -178,7 +181,7 @@ class CoordinatorHost:
             mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _truncate_if_long(log)
             output = os.open(log, mode, 0o600)
             try:
-                return subprocess.Popen(
+                child = subprocess.Popen(
                     command,
                     env=exported(self._token, os.environ),
                     stdin=subprocess.DEVNULL,
@@ -189,6 +192,9 @@ class CoordinatorHost:
                 )
             finally:
                 os.close(output)
+        # It may outlive its host object, whose end must not make Python complain of it.
+        _started[:] = [child, *(each for each in _started if each.poll() is None)]
+        return child
 
 
 def serve_options(tls: TlsFiles | None) -> list[str]:
