@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import stat
 import threading
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -233,3 +236,18 @@ def test_without_a_certificate_it_starts_none_that_speaks_tls(make_host: MakeHos
         host(OWN)
     host(FOREIGN)
     assert not host._children
+
+
+def test_a_coordinator_may_outlive_its_host_object(tmp_path: Path) -> None:
+    given = CoordinatorHost(state_dir=str(tmp_path))
+    given.start(Endpoint(LOOPBACK, 0))
+    (child,) = map(weakref.ref, given._children)
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        del given
+        gc.collect()
+    kept = child()
+    assert kept is not None
+    assert complaints == []
+    kept.kill()
+    kept.wait()

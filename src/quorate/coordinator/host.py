@@ -43,6 +43,8 @@ LOG_BYTES_MAX = 16 * 1024 * 1024
 LOG_TAIL_BYTES = 4096
 
 
+# What this process has started and lives, whatever became of the host object. It may outlive it, and
+# Python would complain of a running child.
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -192,7 +194,7 @@ class CoordinatorHost:
                 )
             finally:
                 os.close(output)
-        # It may outlive its host object, whose end must not make Python complain of it.
+        # What has ended meanwhile is left to those who started it.
         _started[:] = [child, *(each for each in _started if each.poll() is None)]
         return child
 
