@@ -43,8 +43,8 @@ LOG_BYTES_MAX = 16 * 1024 * 1024
 LOG_TAIL_BYTES = 4096
 
 
-# What this process has started and lives, whatever became of the host object. It may outlive it, and
-# Python would complain of a running child.
+# What this process has started and still lives: it may outlive its host object, and Python would
+# complain of a running child.
 _started: list[subprocess.Popen[bytes]] = []
 
 
