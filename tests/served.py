@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from quorate.api import RendezvousParameters
 from quorate.clock import Clock
 from quorate.coordinated import CoordinatedRendezvousHandler, create_handler
-from quorate.coordinator.client import Client
-from quorate.coordinator.door import Keys
-from quorate.coordinator.ledger import Ledger, Seat
+from quorate.coordinator.agent.client import Client
+from quorate.coordinator.entrance.door import Keys
+from quorate.coordinator.ledgers.base import Ledger, Seat
 from quorate.coordinator.process import Companion
 from quorate.coordinator.server import CoordinatorServer
 from quorate.core.settings import PROTOCOL_VERSION

@@ -23,7 +23,7 @@ from quorate.backends.journal import Journal
 from quorate.cli.common import Connection
 from quorate.cli.status import fetch_status
 from quorate.coordinated import CoordinatedRendezvousHandler, _Explanation, create_handler
-from quorate.coordinator.door import Keys
+from quorate.coordinator.entrance.door import Keys
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import World

@@ -90,60 +90,65 @@ FLOORS: dict[str, str] = {
         """,
     "F3": """
         holder
-        coordinator.ledger
-        coordinator.deadlines
-        coordinator.outbox
-        coordinator.records
-        coordinator.stored_state
-        coordinator.store
-        coordinator.tally
-        coordinator.session
-        coordinator.herald
-        coordinator.history
-        coordinator.failures
-        coordinator.minutes
-        coordinator.roll
-        coordinator.bans
-        coordinator.judge
-        coordinator.failed_close
-        coordinator.joins
-        coordinator.rounds
-        coordinator.run
-        coordinator.naming
-        coordinator.operators
-        coordinator.glimpse
-        coordinator.parts
-        coordinator.status
-        coordinator.reports
-        coordinator.greeting
+        coordinator.ledgers.base
+        coordinator.ledgers.records
+        coordinator.ledgers.stored_state
+        coordinator.ledgers.vigil
+        coordinator.ledgers.etcd_lease
+        coordinator.ledgers.etcd
+        coordinator.ledgers.etcd_seat
+        coordinator.ledgers
+        coordinator.runs.deadlines
+        coordinator.runs.outbox
+        coordinator.runs.store
+        coordinator.runs.tally
+        coordinator.runs.session
+        coordinator.runs.herald
+        coordinator.runs.history
+        coordinator.runs.failures
+        coordinator.runs.minutes
+        coordinator.runs.roll
+        coordinator.runs.bans
+        coordinator.runs.judge
+        coordinator.runs.failed_close
+        coordinator.runs.joins
+        coordinator.runs.rounds
+        coordinator.runs.run
+        coordinator.runs
+        coordinator.engine.naming
+        coordinator.engine.operators
+        coordinator.engine.glimpse
+        coordinator.engine.parts
+        coordinator.engine.status
+        coordinator.engine.reports
+        coordinator.engine.greeting
+        coordinator.engine.engine
         coordinator.engine
-        coordinator.door
-        coordinator.refusals
-        coordinator.admission
-        coordinator.flow
-        coordinator.newcomers
+        coordinator.entrance.door
+        coordinator.entrance.refusals
+        coordinator.entrance.admission
+        coordinator.entrance.flow
+        coordinator.entrance.newcomers
         coordinator.hindrance
-        coordinator.attachment
-        coordinator.candidates
-        coordinator.answers
-        coordinator.vigil
-        coordinator.etcd_lease
-        coordinator.etcd_ledger
-        coordinator.etcd_seat
+        coordinator.agent.attachment
+        coordinator.agent.candidates
+        coordinator.agent.answers
         """,
     "F4": """
         coordinator.chronicle
-        coordinator.reception
-        coordinator.connection
-        coordinator.connections
+        coordinator.entrance.reception
+        coordinator.entrance.connection
+        coordinator.entrance.connections
+        coordinator.entrance
         coordinator.inquiries
         coordinator.writer
         coordinator.tenure
         coordinator.server
         coordinator.process
-        coordinator.dialer
-        coordinator.client
-        coordinator.remote_store
+        coordinator.agent.dialer
+        coordinator.agent.client
+        coordinator.agent.remote_store
+        coordinator.agent
         coordinator.host
         coordinator
         """,
@@ -276,40 +281,18 @@ PURE = {
     "bench.plot",
     "bench.table",
     "bench.tasks",
-    "coordinator.admission",
-    "coordinator.bans",
-    "coordinator.candidates",
-    "coordinator.deadlines",
-    "coordinator.door",
+    "coordinator.agent.candidates",
     "coordinator.engine",
-    "coordinator.failed_close",
-    "coordinator.failures",
-    "coordinator.flow",
-    "coordinator.glimpse",
-    "coordinator.greeting",
-    "coordinator.herald",
+    "coordinator.entrance.admission",
+    "coordinator.entrance.door",
+    "coordinator.entrance.flow",
+    "coordinator.entrance.newcomers",
+    "coordinator.entrance.refusals",
     "coordinator.hindrance",
-    "coordinator.history",
-    "coordinator.joins",
-    "coordinator.judge",
-    "coordinator.minutes",
-    "coordinator.naming",
-    "coordinator.newcomers",
-    "coordinator.operators",
-    "coordinator.outbox",
-    "coordinator.parts",
-    "coordinator.records",
-    "coordinator.refusals",
-    "coordinator.reports",
-    "coordinator.roll",
-    "coordinator.rounds",
-    "coordinator.run",
-    "coordinator.session",
-    "coordinator.status",
-    "coordinator.store",
-    "coordinator.stored_state",
-    "coordinator.tally",
-    "coordinator.vigil",
+    "coordinator.ledgers.records",
+    "coordinator.ledgers.stored_state",
+    "coordinator.ledgers.vigil",
+    "coordinator.runs",
     "core",
     "etcd.correspondent",
     "etcd.letters",

@@ -15,17 +15,17 @@ ROW = re.compile(r"\| (?P<value>[^|]+) \| `(?P<module>[a-z_.]+)\.(?P<name>[A-Z_]
 
 # Limits of what comes from the network; a new one has to be told.
 MODULES = (
-    "coordinator.admission",
-    "coordinator.connection",
-    "coordinator.flow",
-    "coordinator.connections",
-    "coordinator.reports",
-    "coordinator.store",
+    "coordinator.entrance.admission",
+    "coordinator.entrance.connection",
+    "coordinator.entrance.flow",
+    "coordinator.entrance.connections",
+    "coordinator.engine.reports",
+    "coordinator.runs.store",
     "wire.frames",
 )
 LIMIT = re.compile(r"^(?!_).*(_MAX|_TIMEOUT_S)$")
 # How an end is waited for is no limit of a peer.
-OTHERS = {"coordinator.connections.END_TIMEOUT_S"}
+OTHERS = {"coordinator.entrance.connections.END_TIMEOUT_S"}
 
 
 def told() -> dict[str, str]:

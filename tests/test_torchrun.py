@@ -27,7 +27,7 @@ from quorate.api import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 from quorate.cli.common import Connection
 from quorate.cli.inquiry import inquire
 from quorate.cli.status import fetch_status
-from quorate.coordinator.door import Keys
+from quorate.coordinator.entrance.door import Keys
 from quorate.credentials import Token
 from quorate.errors import (
     RendezvousClosedError,

@@ -22,11 +22,11 @@ from quorate.api import (
 )
 from quorate.clock import Clock, SystemClock
 from quorate.config import check_keys, local_addr_from, profile_from, settings_from
-from quorate.coordinator.answers import answered
-from quorate.coordinator.attachment import Attachment, unreachable
-from quorate.coordinator.client import Client
+from quorate.coordinator.agent.answers import answered
+from quorate.coordinator.agent.attachment import Attachment, unreachable
+from quorate.coordinator.agent.client import Client
+from quorate.coordinator.agent.remote_store import RemoteStore
 from quorate.coordinator.host import CoordinatorHost
-from quorate.coordinator.remote_store import RemoteStore
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.ops import SPARE
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings

@@ -6,8 +6,8 @@ import os
 import secrets
 from collections.abc import Mapping
 
-from quorate.coordinator.client import Client
-from quorate.coordinator.remote_store import TIMEOUT_S, RemoteStore
+from quorate.coordinator.agent.client import Client
+from quorate.coordinator.agent.remote_store import TIMEOUT_S, RemoteStore
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.credentials import token_from
 from quorate.errors import RendezvousSettingsError

@@ -22,7 +22,7 @@ from quorate.cli.common import Connection
 from quorate.cli.serve import command
 from quorate.cli.status import fetch_status
 from quorate.coordinator.host import serve_options
-from quorate.coordinator.ledger import journal_path
+from quorate.coordinator.ledgers.base import journal_path
 from quorate.credentials import token_from
 from quorate.errors import RendezvousAuthenticationError, RendezvousSettingsError
 from quorate.identity import Endpoint

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from quorate.cli.status import command, describe, read_status
-from quorate.coordinator.door import Keys
+from quorate.coordinator.entrance.door import Keys
 from quorate.errors import (
     RendezvousAuthenticationError,
     RendezvousConnectionError,

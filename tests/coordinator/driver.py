@@ -11,8 +11,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 from quorate.coordinator.engine import Batch, Engine
-from quorate.coordinator.run import Run
-from quorate.coordinator.stored_state import StoredState
+from quorate.coordinator.ledgers.stored_state import StoredState
+from quorate.coordinator.runs.run import Run
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings, RendezvousTimeout
 from quorate.core.state import Place, RendezvousState, WorldName, check

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
+from quorate.coordinator.ledgers.etcd import EtcdLedger, seat_key
 from quorate.etcd.client import EtcdClient
 from quorate.etcd.messages import Put, absent, operation
 from quorate.etcd.server import EtcdServer

@@ -8,14 +8,14 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from quorate.coordinator.herald import Herald
-from quorate.coordinator.joins import Departure, Joins
-from quorate.coordinator.minutes import Minutes
-from quorate.coordinator.outbox import Outbox, Send
-from quorate.coordinator.roll import Roll
-from quorate.coordinator.rounds import Rounds
-from quorate.coordinator.session import Session
-from quorate.coordinator.tally import Tally
+from quorate.coordinator.runs.herald import Herald
+from quorate.coordinator.runs.joins import Departure, Joins
+from quorate.coordinator.runs.minutes import Minutes
+from quorate.coordinator.runs.outbox import Outbox, Send
+from quorate.coordinator.runs.roll import Roll
+from quorate.coordinator.runs.rounds import Rounds
+from quorate.coordinator.runs.session import Session
+from quorate.coordinator.runs.tally import Tally
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.observer import Observer
 from quorate.core.state import RendezvousState, check

@@ -20,8 +20,10 @@ import pytest
 import uvloop
 
 from quorate import credentials
-from quorate.coordinator import connection, connections, engine, flow, server, writer
-from quorate.coordinator.door import Keys
+from quorate.coordinator import server, writer
+from quorate.coordinator.engine import engine
+from quorate.coordinator.entrance import connection, connections, flow
+from quorate.coordinator.entrance.door import Keys
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.credentials import Token
@@ -706,7 +708,7 @@ class TestToken:
 def _many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a report of a few nodes take as many slices as one of thousands."""
     for module in ("parts", "reports"):
-        monkeypatch.setattr(f"quorate.coordinator.{module}.PART_NODES", 1)
+        monkeypatch.setattr(f"quorate.coordinator.engine.{module}.PART_NODES", 1)
 
 
 @pytest.mark.usefixtures("_many")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quorate.coordinator.attachment import Attachment, Phase
+from quorate.coordinator.agent.attachment import Attachment, Phase
 from quorate.coordinator.engine import Batch, Engine
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousTimeout

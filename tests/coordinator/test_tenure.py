@@ -9,7 +9,7 @@ import pytest
 
 from quorate.coordinator import tenure as tenure_module
 from quorate.coordinator.hindrance import Hindrance
-from quorate.coordinator.tally import Tally
+from quorate.coordinator.runs.tally import Tally
 from quorate.coordinator.tenure import UNCERTAIN, Tenure
 from quorate.coordinator.writer import Writer
 from quorate.errors import RendezvousConnectionError, RendezvousDeposedError

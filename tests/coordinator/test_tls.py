@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from quorate.coordinator import connections as connections_module
-from quorate.coordinator import dialer as dialer_module
-from quorate.coordinator.answers import answered
-from quorate.coordinator.client import Client
-from quorate.coordinator.door import Keys
+from quorate.coordinator.agent import dialer as dialer_module
+from quorate.coordinator.agent.answers import answered
+from quorate.coordinator.agent.client import Client
+from quorate.coordinator.entrance import connections as connections_module
+from quorate.coordinator.entrance.door import Keys
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.errors import (
     RendezvousConnectionError,

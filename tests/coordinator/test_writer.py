@@ -11,7 +11,7 @@ import pytest
 from quorate.coordinator import writer as writer_module
 from quorate.coordinator.engine import Batch
 from quorate.coordinator.hindrance import Hindrance
-from quorate.coordinator.tally import Tally
+from quorate.coordinator.runs.tally import Tally
 from quorate.coordinator.writer import Writer
 from quorate.errors import (
     RendezvousConnectionError,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from quorate.coordinator.connection import Connection
-from quorate.coordinator.tally import Tally
+from quorate.coordinator.entrance.connection import Connection
+from quorate.coordinator.runs.tally import Tally
 from quorate.testing import ManualClock
 from quorate.wire.frames import FrameReader
 from quorate.wire.messages import Request, decode_reply

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from quorate.coordinator.attachment import Attachment, Outcome
+from quorate.coordinator.agent.attachment import Attachment, Outcome
 from quorate.coordinator.engine import Engine
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quorate.coordinator.etcd_ledger import seat_key
+from quorate.coordinator.ledgers.etcd import seat_key
 from quorate.errors import RendezvousError, RendezvousStateError
 from quorate.etcd.chair import Chair
 from quorate.etcd.client import EtcdClient

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from quorate.coordinator.attachment import Attachment
+from quorate.coordinator.agent.attachment import Attachment
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.core.state import Place

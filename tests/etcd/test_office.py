@@ -12,7 +12,7 @@ import pytest
 
 from quorate.clock import SystemClock
 from quorate.coordinator.engine import Engine
-from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
+from quorate.coordinator.ledgers.etcd import EtcdLedger, seat_key
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.core.state import WorldName

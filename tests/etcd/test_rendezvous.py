@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from quorate.api import RendezvousInfo, RendezvousParameters
-from quorate.coordinator.etcd_ledger import seat_key
+from quorate.coordinator.ledgers.etcd import seat_key
 from quorate.core.state import Place
 from quorate.errors import (
     RendezvousClosedError,

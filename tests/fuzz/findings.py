@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from quorate.codec import decode_state, encode_state
-from quorate.coordinator.records import StoreResult
+from quorate.coordinator.ledgers.records import StoreResult
 from tests.fuzz.seeds import STATES, ledger_of
 
 TOO_DEEP = b"\x91" * 5000 + b"\x01"

@@ -10,8 +10,8 @@ import msgspec
 
 from quorate.codec import encode_state
 from quorate.config import KEYS
-from quorate.coordinator.records import StoreResult
-from quorate.coordinator.stored_state import StoredState
+from quorate.coordinator.ledgers.records import StoreResult
+from quorate.coordinator.ledgers.stored_state import StoredState
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import AgreedSettings
 from quorate.etcd.letters import Answers, Words

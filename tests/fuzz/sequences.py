@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from unittest import mock
 
-from quorate.coordinator import engine as engine_module
 from quorate.coordinator.engine import Batch, Engine
-from quorate.coordinator.run import Run
+from quorate.coordinator.engine import engine as engine_module
+from quorate.coordinator.runs.run import Run
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.core.state import WorldName, check

@@ -33,11 +33,11 @@ from quorate.config import (
     profile_from,
     settings_from,
 )
-from quorate.coordinator.attachment import Attachment, Phase
-from quorate.coordinator.door import Door, Keys
+from quorate.coordinator.agent.attachment import Attachment, Phase
 from quorate.coordinator.engine import Engine
-from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
-from quorate.coordinator.records import (
+from quorate.coordinator.entrance.door import Door, Keys
+from quorate.coordinator.ledgers.etcd import EtcdLedger, seat_key
+from quorate.coordinator.ledgers.records import (
     amendment_key,
     end_key,
     entry_key,

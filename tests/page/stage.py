@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from quorate.clock import Clock, SystemClock
-from quorate.coordinator.run import Run
+from quorate.coordinator.runs.run import Run
 from quorate.coordinator.server import CoordinatorServer
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings, RendezvousTimeout

@@ -150,7 +150,7 @@ def test_all_viewers_are_told_that_nobody_is_answered_and_not_the_newest_alone()
 def test_others_are_served_while_many_nodes_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quorate.page.timeline.PART_NODES", 1)
     monkeypatch.setattr("quorate.page.feed.PART_NODES", 1)
-    monkeypatch.setattr("quorate.coordinator.parts.PART_NODES", 1)
+    monkeypatch.setattr("quorate.coordinator.engine.parts.PART_NODES", 1)
     driver = Driver(3, 9)
     driver.world("a", "b", "c")
     feed, _ = make_feed(driver)

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from quorate.coordinator.glimpse import glimpse
-from quorate.coordinator.parts import Parts
+from quorate.coordinator.engine.glimpse import glimpse
+from quorate.coordinator.engine.parts import Parts
 from quorate.page import timeline as module
 from quorate.page.timeline import EVENTS_MAX, GONE_MAX, ROUNDS_MAX, STEPS_MAX, Timeline
 from quorate.wire.messages import Drain, Evict, Hold

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 from quorate.coordinator.engine import Engine
-from quorate.coordinator.outbox import Send
+from quorate.coordinator.runs.outbox import Send
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import RendezvousState, WorldName

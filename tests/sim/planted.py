@@ -16,11 +16,11 @@ from unittest.mock import patch
 
 import msgspec
 
-from quorate.coordinator import roll, rounds
-from quorate.coordinator.engine import GAP_MAX_S, Engine
-from quorate.coordinator.joins import Joins
-from quorate.coordinator.run import Run
-from quorate.coordinator.store import RunStore
+from quorate.coordinator.engine.engine import GAP_MAX_S, Engine
+from quorate.coordinator.runs import roll, rounds
+from quorate.coordinator.runs.joins import Joins
+from quorate.coordinator.runs.run import Run
+from quorate.coordinator.runs.store import RunStore
 from quorate.core import completion, ops, transitions
 from quorate.core.action import Action, Decision
 from quorate.core.observer import Observer

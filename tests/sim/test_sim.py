@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quorate.coordinator.door import Door, Keys
+from quorate.coordinator.entrance.door import Door, Keys
 from quorate.testing.sim import DirectWorld, SimResult, SimWorld, Violation, coordinator
 from quorate.testing.sim.campaign import PART, WAYS, play
 

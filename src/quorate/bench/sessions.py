@@ -21,7 +21,7 @@ from quorate.bench.tasks import (
     Work,
 )
 from quorate.bench.usage import traffic
-from quorate.coordinator.client import Client
+from quorate.coordinator.agent.client import Client
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import Place

@@ -32,8 +32,8 @@ import msgspec
 
 from quorate.backends.journal import Journal
 from quorate.bench.usage import resident_bytes, thread_cpu_s
-from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import Engine
+from quorate.coordinator.entrance.door import Door, Keys
 from quorate.coordinator.process import collect_seldom
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
@@ -92,7 +92,7 @@ Kind = TypeVar("Kind", bound=Reply)
 
 
 class _Ledger(Protocol):
-    """The part of `quorate.coordinator.ledger.Ledger` that is used here."""
+    """The part of `quorate.coordinator.ledgers.base.Ledger` that is used here."""
 
     def load(self) -> dict[str, bytes]: ...
 

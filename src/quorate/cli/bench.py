@@ -17,7 +17,7 @@ from quorate.bench.measuring import Options
 from quorate.bench.subjects import BACKENDS
 from quorate.bench.table import format_table
 from quorate.cli.common import CONTEXT_SETTINGS, tls_options, token_option
-from quorate.coordinator import engine
+from quorate.coordinator.engine import engine
 from quorate.credentials import exported, token_from
 from quorate.terminal import LiveLine
 from quorate.tls import TlsFiles

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from quorate.cli.common import Connection
-from quorate.coordinator.answers import answered
-from quorate.coordinator.client import Client
+from quorate.coordinator.agent.answers import answered
+from quorate.coordinator.agent.client import Client
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.identity import Endpoint
 from quorate.tls import client_contexts

@@ -21,9 +21,9 @@ from quorate.cli.common import (
     token_option,
 )
 from quorate.config import check_keys, parse_rendezvous_config
-from quorate.coordinator.door import Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S
-from quorate.coordinator.ledger import Ledger, Seat, journal_path, state_directory
+from quorate.coordinator.entrance.door import Keys
+from quorate.coordinator.ledgers.base import Ledger, Seat, journal_path, state_directory
 from quorate.coordinator.process import Companion, serve
 from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
@@ -259,7 +259,7 @@ def _advertised(endpoint: str, port: int) -> str:
 
 
 def _seat(url: str, configuration: str, endpoint: str) -> Seat:
-    from quorate.coordinator.etcd_seat import EtcdSeat
+    from quorate.coordinator.ledgers.etcd_seat import EtcdSeat
 
     client, prefix = etcd_backend(url, configuration)
     return EtcdSeat(client, prefix, endpoint)

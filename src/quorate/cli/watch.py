@@ -15,8 +15,8 @@ import msgspec
 from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options, json_option
 from quorate.cli.inquiry import operator_client
 from quorate.cli.status import describe, read_status, require_known
-from quorate.coordinator.answers import answered
-from quorate.coordinator.client import Client
+from quorate.coordinator.agent.answers import answered
+from quorate.coordinator.agent.client import Client
 from quorate.errors import RendezvousConnectionError, RendezvousTimeoutError
 from quorate.wire.messages import Report, Status
 

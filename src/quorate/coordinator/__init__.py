@@ -1,4 +1,6 @@
 """The coordinated way: one process decides for all nodes, in memory, and stores before it answers.
 
-`engine` and what it is made of are pure; `server` and `client` are the shells around sockets.
+`engine`, what it is made of, and `runs` are pure. Around them: `ledgers`, where what is decided
+lies; `entrance`, how connections come in; `server`, which has batches stored and answers let out;
+and `agent`, the other end of a connection.
 """

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable
 
 from quorate import events
-from quorate.coordinator.history import Event
+from quorate.coordinator.runs.history import Event
 from quorate.logs import fields
 
 __all__ = ["tell"]

@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 
 from quorate.clock import Clock, SystemClock
-from quorate.coordinator.ledger import state_directory
+from quorate.coordinator.ledgers.base import state_directory
 from quorate.credentials import Token, exported
 from quorate.errors import RendezvousConnectionError, translating
 from quorate.identity import Endpoint, bind_all, listening_addresses, own_addresses

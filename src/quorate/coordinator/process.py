@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from quorate.coordinator.door import Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S
-from quorate.coordinator.ledger import Ledger, Seat
+from quorate.coordinator.entrance.door import Keys
+from quorate.coordinator.ledgers.base import Ledger, Seat
 from quorate.coordinator.server import CoordinatorServer
 from quorate.tls import TlsContexts
 

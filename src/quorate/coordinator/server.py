@@ -18,20 +18,20 @@ from functools import partial
 from types import MappingProxyType
 
 from quorate.clock import Clock, SystemClock
-from quorate.coordinator.admission import connections_max
 from quorate.coordinator.chronicle import tell
-from quorate.coordinator.connection import Connection, framed
-from quorate.coordinator.connections import Connections
-from quorate.coordinator.door import Keys
 from quorate.coordinator.engine import CLOSED_KEPT_S, Batch, Engine
-from quorate.coordinator.flow import Flow
+from quorate.coordinator.entrance.admission import connections_max
+from quorate.coordinator.entrance.connection import Connection, framed
+from quorate.coordinator.entrance.connections import Connections
+from quorate.coordinator.entrance.door import Keys
+from quorate.coordinator.entrance.flow import Flow
+from quorate.coordinator.entrance.reception import Reception
 from quorate.coordinator.hindrance import Hindrance
 from quorate.coordinator.inquiries import Inquiries
-from quorate.coordinator.ledger import Ledger, Seat
-from quorate.coordinator.outbox import Send
-from quorate.coordinator.reception import Reception
-from quorate.coordinator.run import Run
-from quorate.coordinator.tally import Tally
+from quorate.coordinator.ledgers.base import Ledger, Seat
+from quorate.coordinator.runs.outbox import Send
+from quorate.coordinator.runs.run import Run
+from quorate.coordinator.runs.tally import Tally
 from quorate.coordinator.tenure import Tenure
 from quorate.coordinator.writer import Writer
 from quorate.errors import RendezvousConnectionError, RendezvousDeposedError

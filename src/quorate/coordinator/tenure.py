@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from quorate.coordinator.hindrance import Hindrance
-from quorate.coordinator.ledger import Ledger, Seat
+from quorate.coordinator.ledgers.base import Ledger, Seat
 from quorate.coordinator.writer import COMMIT_RETRY_S, Writer
 from quorate.errors import RendezvousConnectionError, RendezvousDeposedError
 from quorate.wire.messages import Waiting

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from quorate.coordinator.engine import Batch
 from quorate.coordinator.hindrance import Hindrance
-from quorate.coordinator.ledger import Ledger
-from quorate.coordinator.tally import Tally
+from quorate.coordinator.ledgers.base import Ledger
+from quorate.coordinator.runs.tally import Tally
 from quorate.errors import RendezvousConnectionError, RendezvousDeposedError
 from quorate.wire.messages import Waiting
 

@@ -1,8 +1,8 @@
 """A node's claim to decide for its run: whoever holds the seat runs the engine over etcd's keys.
 
 Every node of the run has one; there is no other coordinator. The seat and the ledger are those
-that coordinators share (`coordinator.etcd_seat`, `coordinator.etcd_ledger`), below the run's own
-prefix; what is done in the seat is `office`.
+that coordinators share (`coordinator.ledgers`), below the run's own prefix; what is done in the
+seat is `office`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.engine import Engine
-from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
-from quorate.coordinator.etcd_seat import LEASE_TTL_S, EtcdSeat
+from quorate.coordinator.ledgers.etcd import EtcdLedger, seat_key
+from quorate.coordinator.ledgers.etcd_seat import LEASE_TTL_S, EtcdSeat
 from quorate.errors import RendezvousConnectionError, RendezvousDeposedError, RendezvousError
 from quorate.etcd.client import EtcdClient
 from quorate.etcd.letters import Keys

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from quorate.coordinator.attachment import Attachment, Phase
+from quorate.coordinator.agent.attachment import Attachment, Phase
 from quorate.errors import RendezvousLimitError
 from quorate.etcd.letters import WORDS_BYTES_MAX, Answers, Words, read
 from quorate.wire.messages import Request

@@ -5,7 +5,7 @@ Below `<etcd_prefix>/<run id>` lie::
     node/SESSION         the words of a node: its hello and all that it asks and has no answer to
     answer/SESSION       the answers to it that it has not read yet, as far as is known
     store/EPOCH/ROUND/   the store of a round
-    seat, log/, ...      who decides, and what it must not forget: see `coordinator.etcd_ledger`
+    seat, log/, ...      who decides, and what it must not forget: see `coordinator.ledgers.etcd`
 
 Both keys of a node hang on the node's own lease. Each holds what is true at present, so that
 whoever was away reads the newest value and has missed nothing. Requests and replies are those of

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from quorate.coordinator.engine import Engine
-from quorate.coordinator.outbox import Send
+from quorate.coordinator.runs.outbox import Send
 from quorate.errors import RendezvousProtocolError
 from quorate.etcd.letters import WORDS_BYTES_MAX, Answers, Words, framed, read, requests_in
 from quorate.wire.messages import (

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from quorate.clock import Clock
 from quorate.coordinator.chronicle import tell
 from quorate.coordinator.engine import Batch, Engine
-from quorate.coordinator.etcd_ledger import EtcdLedger, seat_key
+from quorate.coordinator.ledgers.etcd import EtcdLedger, seat_key
 from quorate.core.state import WorldName
 from quorate.errors import (
     RendezvousConnectionError,

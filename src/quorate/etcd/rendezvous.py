@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from quorate.api import RendezvousParameters
 from quorate.config import check_keys, local_addr_from, profile_from, settings_from
 from quorate.coordinated import CoordinatedRendezvousHandler, Session
-from quorate.coordinator.etcd_seat import LEASE_TTL_S
+from quorate.coordinator.ledgers.etcd_seat import LEASE_TTL_S
 from quorate.core.node import NodeProfile
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import WorldName

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from quorate.clock import Clock, SystemClock
-from quorate.coordinator.answers import Answers, await_answer
-from quorate.coordinator.attachment import Attachment, Phase, unreachable
+from quorate.coordinator.agent.answers import Answers, await_answer
+from quorate.coordinator.agent.attachment import Attachment, Phase, unreachable
 from quorate.errors import (
     RendezvousConnectionError,
     RendezvousError,

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from quorate.clock import Clock
-from quorate.coordinator.glimpse import glimpse
-from quorate.coordinator.parts import PART_NODES, Parts
-from quorate.coordinator.run import Run
+from quorate.coordinator.engine.glimpse import glimpse
+from quorate.coordinator.engine.parts import PART_NODES, Parts
+from quorate.coordinator.runs.run import Run
 from quorate.coordinator.server import CoordinatorServer
 from quorate.errors import RendezvousLimitError
 from quorate.page.timeline import Timeline

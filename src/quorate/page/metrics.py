@@ -15,9 +15,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from quorate.coordinator.glimpse import PARTICIPANT, Glimpse, glimpse
+from quorate.coordinator.engine.glimpse import PARTICIPANT, Glimpse, glimpse
+from quorate.coordinator.runs.tally import Histogram, Tally
 from quorate.coordinator.server import CoordinatorServer
-from quorate.coordinator.tally import Histogram, Tally
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from quorate.coordinator.glimpse import Glimpse, Standing
-from quorate.coordinator.history import Event, Round
-from quorate.coordinator.parts import PART_NODES, Parts, members, opened
+from quorate.coordinator.engine.glimpse import Glimpse, Standing
+from quorate.coordinator.engine.parts import PART_NODES, Parts, members, opened
+from quorate.coordinator.runs.history import Event, Round
 from quorate.core.node import NodeDesc, NodeProfile
 
 __all__ = ["GONE_MAX", "ROUNDS_MAX", "STEPS_MAX", "Timeline"]

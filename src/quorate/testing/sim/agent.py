@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from quorate.coordinator.attachment import Attachment, Phase
-from quorate.coordinator.candidates import Candidates
+from quorate.coordinator.agent.attachment import Attachment, Phase
+from quorate.coordinator.agent.candidates import Candidates
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
 from quorate.core.state import Place, WorldName

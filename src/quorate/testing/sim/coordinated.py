@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count
 
-from quorate.coordinator.door import Keys
+from quorate.coordinator.entrance.door import Keys
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import AgreedSettings
 from quorate.core.state import RendezvousState, capacity

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from quorate.coordinator.door import Door, Keys
 from quorate.coordinator.engine import Batch, Engine
-from quorate.coordinator.outbox import Send
+from quorate.coordinator.entrance.door import Door, Keys
+from quorate.coordinator.runs.outbox import Send
 from quorate.errors import RendezvousAuthenticationError, RendezvousProtocolError
 from quorate.testing.sim.ledger import SimLedger
 from quorate.testing.sim.network import Connection, Ending, Network, Peer

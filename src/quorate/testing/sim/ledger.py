@@ -61,7 +61,7 @@ class SimLedger:
         Args:
             writer: Whose it is.
             fence: What the writer was given with the seat.
-            changes: As for `quorate.coordinator.ledger.Ledger.commit`.
+            changes: As for `quorate.coordinator.ledgers.base.Ledger.commit`.
             done: Called with `stored`, `failed` or `deposed`, if the writer still lives.
         """
         write = _Write(writer, fence, changes, done)

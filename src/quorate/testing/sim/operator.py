@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Protocol
 
-from quorate.coordinator.attachment import Attachment
+from quorate.coordinator.agent.attachment import Attachment
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
 from quorate.core.state import RendezvousState
 from quorate.credentials import Token

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from quorate.coordinator.vigil import Vigil
+from quorate.coordinator.ledgers.vigil import Vigil
 from quorate.testing.sim.coordinator import SimCoordinator, Surroundings
 from quorate.testing.sim.ledger import SimLedger
 from quorate.testing.sim.network import Ending

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import msgspec
 
-from quorate.coordinator.records import StoreResult, amendment_key, result_key, run_key
-from quorate.coordinator.run import Run
-from quorate.coordinator.store import ROUNDS_KEPT
-from quorate.coordinator.stored_state import StoredState
+from quorate.coordinator.ledgers.records import StoreResult, amendment_key, result_key, run_key
+from quorate.coordinator.ledgers.stored_state import StoredState
+from quorate.coordinator.runs.run import Run
+from quorate.coordinator.runs.store import ROUNDS_KEPT
 from quorate.core.node import NodeDesc
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, RendezvousState, World, WorldName

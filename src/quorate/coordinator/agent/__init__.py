@@ -1,0 +1,1 @@
+"""The agent's side of a coordinator: one session, over as many connections as it takes."""

@@ -1,0 +1,1 @@
+"""How a connection comes in: sockets, proofs, limits, turns."""

@@ -1,0 +1,300 @@
+"""One peer's socket at the coordinator: bytes to messages, and back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+from quorate.coordinator.entrance.door import Door
+from quorate.coordinator.runs.tally import Tally
+from quorate.errors import (
+    RendezvousAuthenticationError,
+    RendezvousConnectionError,
+    RendezvousProtocolError,
+)
+from quorate.identity import Endpoint
+from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
+from quorate.wire.messages import (
+    Hello,
+    Proven,
+    Redirect,
+    Refused,
+    Reply,
+    Request,
+    Word,
+    decode_word,
+    encode,
+    failure,
+    request_id_of,
+)
+from quorate.wire.tls import TlsPipe
+
+__all__ = ["Connection", "Service", "framed"]
+
+# What a peer that does not read may make us keep for it.
+UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
+
+
+class Service(Protocol):
+    """What a connection needs of the coordinator behind it."""
+
+    tally: Tally
+
+    def now_s(self) -> float:
+        """Return the machine's monotonic time in seconds."""
+        ...
+
+    def opened(self, connection: Connection) -> None:
+        """Take a new connection, and number it."""
+        ...
+
+    def knocked(self, connection: Connection, data_bytes: int) -> None:
+        """Let a connection `take_turn` soon: so many bytes of its handshake have come."""
+        ...
+
+    def admitted(self, connection: Connection, may_act: bool) -> None:
+        """Note that a peer has come in; `may_act` if it may change things as an operator."""
+        ...
+
+    def received(self, connection: Connection, message: Request, body_bytes: int) -> None:
+        """Take a message of so many bytes."""
+        ...
+
+    def failed(self, connection: Connection, body_bytes: int) -> None:
+        """Note that a request of so many bytes meant nothing, and was answered by a failure."""
+        ...
+
+    def refused(self, connection: Connection, why: Exception | str) -> None:
+        """Note that a peer is refused, before its connection ends."""
+        ...
+
+    def closed(self, connection: Connection, finished: bool) -> None:
+        """Note that a connection is gone; `finished` if it ended in order (R8)."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One peer's socket.
+
+    Args:
+        service: Gets what the peer says.
+        door: What the peer has to come in by.
+        pipe: The connection's TLS; `None` if it has none.
+
+    Attributes:
+        number: The connection's name, given to it by the service when it is opened.
+        heard_s: When the peer was last heard, once its hello is in; since when it is there, before.
+        greeted: Whether a hello was let in.
+        paused: Whether nothing is read from the peer.
+        asked: For `quorate.coordinator.entrance.flow`: what it counts of this connection.
+        asked_bytes: The same, in bytes.
+        asked_turn: The same: when that was.
+        beats: The same: how often it has said that it lives.
+        beats_since_s: The same: since when.
+        has_begun: Whether it had a turn to shake hands.
+        unread: What has come for its next turn.
+        waits_since_s: Since when it waits for that; `None` if it does not.
+        transport: The socket; `None` before it is there, and after its end.
+    """
+
+    __slots__ = (
+        "_door",
+        "_finished",
+        "_pipe",
+        "_reader",
+        "_service",
+        "asked",
+        "asked_bytes",
+        "asked_turn",
+        "beats",
+        "beats_since_s",
+        "greeted",
+        "has_begun",
+        "heard_s",
+        "number",
+        "paused",
+        "transport",
+        "unread",
+        "waits_since_s",
+    )
+
+    def __init__(self, service: Service, door: Door, pipe: TlsPipe | None) -> None:
+        self._service = service
+        self._pipe = pipe
+        self._reader = FrameReader()
+        self._door = door
+        self._finished = False
+        self.asked = self.asked_bytes = self.asked_turn = self.beats = 0
+        self.beats_since_s = 0.0
+        self.paused = False
+        self.number = 0
+        self.heard_s = 0.0
+        self.greeted = False
+        self.has_begun = False
+        self.unread = b""
+        self.waits_since_s: float | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the connection."""
+        # uvloop's transports have the interface of asyncio's, but not its class.
+        self.transport = cast(asyncio.Transport, transport)
+        self._service.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on the messages that the bytes complete; keep what belongs to a handshake."""
+        self._service.tally.received_bytes += len(data)
+        if self._pipe is not None and not self._pipe.established:
+            self.unread += data
+            self._service.knocked(self, len(data))
+        else:
+            self._read(data)
+
+    def take_turn(self) -> None:
+        """Read what has come for the handshake, and what follows it."""
+        self.has_begun = True
+        data, self.unread = self.unread, b""
+        if self.is_open:
+            self._read(data)
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`."""
+        self.paused = True
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on, with what was received before the pause first."""
+        self.paused = False
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._read(b"")
+
+    def _read(self, data: bytes) -> None:
+        try:
+            for body in self._reader.feed(self._plain(data) if data else b""):
+                self._take(body)
+                # Who was sent away has said enough, however much has come with it.
+                if self.paused or not self.is_open:
+                    return
+        except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
+            self.refuse(error)
+
+    def _take(self, body: bytes) -> None:
+        word = self._decoded(body)
+        if word is None:
+            return
+        reply, request = self._door.enter(word, body)
+        if reply is not None:
+            self.write(frame(encode(reply)))
+        if isinstance(reply, Proven):
+            self._service.admitted(self, self._door.may_act)
+        if request is None:
+            return
+        if isinstance(request, Hello):
+            self.greeted = True
+            self._reader.bytes_max = FRAME_BYTES_MAX
+        # Bytes alone are no word, and what is said before the hello is in is none: a peer that
+        # says something now and then would stay for ever.
+        if self.greeted:
+            self.heard_s = self._service.now_s()
+        self._service.received(self, request, len(body))
+
+    def _decoded(self, body: bytes) -> Word | None:
+        """Return what a message says; one that means nothing fails alone, if it can be told so."""
+        try:
+            return decode_word(body)
+        except RendezvousProtocolError as error:
+            request_id = request_id_of(body) if self.greeted else None
+            if request_id is None:
+                raise
+            self.write(framed(failure(request_id, error)))
+            self._service.failed(self, len(body))
+            return None
+
+    def _plain(self, data: bytes) -> bytes:
+        """Return what the peer says in the bytes that it has sent."""
+        pipe = self._pipe
+        if pipe is None:
+            return data
+        try:
+            return pipe.feed(data)
+        finally:
+            self._put(pipe.take_output())
+            if not pipe.speaks_tls:
+                # It is told in a form that it can read.
+                self._pipe = None
+
+    def eof_received(self) -> bool:
+        """Note that the peer has finished in order, as a process that ends does (R8)."""
+        self._finished = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the connection is gone."""
+        self.transport = None
+        # A write may meet the end before a read does: a pipe breaks only after the peer finished.
+        finished = isinstance(exc, BrokenPipeError) or (self._finished and exc is None)
+        self._service.closed(self, finished)
+
+    def refuse(self, error: RendezvousConnectionError | RendezvousAuthenticationError) -> None:
+        """Say why, and end the connection; nobody else is affected (R15)."""
+        if self.transport is not None:
+            self._service.refused(self, error)
+            answer = failure(0, error)
+            self.write(frame(encode(Refused(answer.code, answer.message))))
+            self.close()
+
+    def redirect(self, endpoint: str) -> None:
+        """Send the peer to the coordinator that decides, and end the connection."""
+        self.write(frame(encode(Redirect(endpoint))))
+        self.close()
+
+    def close(self) -> None:
+        """End the connection once everything is sent."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._put(self._pipe.take_output())
+        if self.transport is not None:
+            self.transport.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is written may still arrive."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; what comes before the end of a handshake is said again after the hello."""
+        if self._pipe is None:
+            self._put(data)
+        elif self._pipe.established:
+            self._pipe.send(data)
+            self._put(self._pipe.take_output())
+
+    def _put(self, data: bytes) -> None:
+        """Write to the socket, unless the peer has stopped reading."""
+        if self.transport is None or self.transport.is_closing() or not data:
+            return
+        self.transport.write(data)
+        self._service.tally.sent_bytes += len(data)
+        if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+            self._service.refused(self, "it does not read what it is sent")
+            self.transport.abort()
+
+    def host(self) -> str:
+        """Return the peer's address as a number, without its port; empty once it has gone."""
+        name = self.transport.get_extra_info("peername") if self.transport else None
+        return str(name[0]) if name else ""
+
+    def peer(self) -> str:
+        """Return the peer's address, for the log."""
+        name = self.transport.get_extra_info("peername") if self.transport else None
+        return str(Endpoint(*name[:2])) if name else "a peer"
+
+
+def framed(message: Reply) -> bytes:
+    """Return the bytes of a message; an answer that is too large becomes a failure."""
+    try:
+        return frame(encode(message))
+    except RendezvousProtocolError as error:
+        return frame(encode(failure(getattr(message, "id", 0), error)))

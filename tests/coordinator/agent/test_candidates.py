@@ -1,0 +1,46 @@
+"""Tests of which coordinator is dialled next."""
+
+from __future__ import annotations
+
+from quorate.coordinator.agent.candidates import Candidates
+
+
+def test_they_are_tried_in_order_and_over_again() -> None:
+    candidates = Candidates(["a", "b", "c"])
+    tried = []
+    for _ in range(7):
+        tried.append(candidates.advance())
+        candidates.failed()
+    assert tried == ["a", "b", "c", "a", "b", "c", "a"]
+
+
+def test_where_the_session_was_accepted_it_is_looked_for_first() -> None:
+    candidates = Candidates(["a", "b", "c"])
+    candidates.advance()
+    candidates.failed()
+    candidates.advance("c")
+    candidates.accepted()
+    assert candidates.advance() == "c"
+    candidates.failed()
+    assert candidates.advance() == "b"
+
+
+def test_r11_a_frozen_coordinator_that_another_one_names_is_not_tried_twice_in_a_row() -> None:
+    # Seed 3735 of the simulator: "a" is frozen, "b" does not know yet that "c" decides.
+    candidates = Candidates(["a", "b", "c"])
+    assert candidates.advance() == "a"
+    candidates.failed()
+    assert candidates.advance() == "b"
+    candidates.failed()
+    assert candidates.advance("a") == "a"
+    candidates.failed()
+    assert candidates.advance() == "c"
+
+
+def test_one_that_was_only_named_is_left_when_it_fails() -> None:
+    candidates = Candidates(["a"])
+    candidates.advance()
+    candidates.failed()
+    assert candidates.advance("elsewhere") == "elsewhere"
+    candidates.accepted()
+    assert candidates.advance() == "a"

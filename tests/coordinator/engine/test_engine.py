@@ -1,0 +1,695 @@
+"""The engine: who may speak, what is stored before it is said, what outlives a coordinator."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+
+from quorate.coordinator.engine import engine as engine_module
+from quorate.coordinator.engine.engine import (
+    BATCH_BYTES_MAX,
+    CLOSED_KEPT_S,
+    GAP_MAX_S,
+    IDLE_KEPT_S,
+    Engine,
+)
+from quorate.coordinator.ledgers.records import run_key, seen_key
+from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.settings import PROTOCOL_VERSION
+from quorate.errors import RendezvousStateError
+from quorate.testing import ManualClock
+from quorate.wire import messages
+from quorate.wire.frames import FRAME_BYTES_MAX
+from quorate.wire.messages import (
+    ROLE_AGENT,
+    ROLE_OPERATOR,
+    AddNumber,
+    Changed,
+    Close,
+    Failed,
+    Finish,
+    Flag,
+    GetValue,
+    GetWorld,
+    Hello,
+    Join,
+    Joined,
+    Leave,
+    Number,
+    Ping,
+    Pong,
+    Refused,
+    Report,
+    Scale,
+    SetValue,
+    Status,
+    Value,
+    Welcome,
+    WorldRecord,
+    encode,
+)
+from tests.coordinator.driver import RUN, TICK_S, Agent, Driver, Peer, refusal
+from tests.core.support import make_settings
+
+
+def space_of(driver: Driver) -> tuple[str, int]:
+    world = driver.state.world
+    assert world is not None
+    return (world.epoch, world.round)
+
+
+def hello(**changes: Any) -> Hello:
+    """Return an agent's hello, with some fields of it changed."""
+    sound = Hello(
+        PROTOCOL_VERSION, ROLE_AGENT, RUN, "s", NodeDesc("x", 1, 0), None, make_settings().agreed
+    )
+    return msgspec.structs.replace(sound, **changes)
+
+
+def settings(**changes: Any) -> Hello:
+    return hello(settings=msgspec.structs.replace(make_settings().agreed, **changes))
+
+
+class TestGreeting:
+    """R13 and R15: who is let in."""
+
+    @pytest.mark.parametrize(
+        ("greeting", "code", "words"),
+        [
+            (hello(version=99), "protocol", "version 1, the peer version 99"),
+            (hello(role="admin"), "protocol", "role 'admin'"),
+            (hello(node=None), "protocol", "node and its settings"),
+            (hello(settings=None), "protocol", "node and its settings"),
+            (hello(run_id=""), "protocol", "run id"),
+            (hello(run_id="a\0b"), "limit", "run id"),
+            (hello(run_id="r" * 257), "limit", "256"),
+            (hello(session=""), "protocol", "session"),
+            (hello(session="a\0b"), "protocol", "session"),
+            (hello(session="s" * 257), "protocol", "session"),
+            (hello(node=NodeDesc("x" * 2000, 1, 0)), "limit", "address"),
+            (hello(profile=NodeProfile(labels={"block": "b" * 5000})), "limit", "labels"),
+            (hello(profile=NodeProfile(slots=2**62)), "protocol", "workers"),
+            (hello(profile=NodeProfile(port=-1)), "protocol", "port"),
+            (settings(min_nodes=0), "settings", "greater than zero"),
+            (settings(max_nodes=1), "settings", "maximum"),
+            (settings(rank_policy="best"), "settings", "best"),
+            (settings(join_timeout=0.0), "settings", "positive"),
+            (settings(join_timeout=-1.0), "settings", "join_timeout"),
+            (settings(last_call_timeout=1e12), "settings", "last_call_timeout"),
+            (settings(keep_alive_interval=math.nan), "settings", "keep_alive_interval"),
+        ],
+        ids=lambda value: None if isinstance(value, Hello) else value,
+    )
+    def test_r15_an_unsound_hello_is_refused_and_leaves_nothing(
+        self, greeting: Hello, code: str, words: str
+    ) -> None:
+        driver = Driver()
+        peer = Peer(driver, greeting)
+        peer.connect()
+        assert refusal(peer).code == code
+        assert words in refusal(peer).message
+        assert driver.engine.runs == {}
+        assert driver.ledger == {}
+
+    def test_r13_settings_that_differ_are_named_with_both_values(self) -> None:
+        driver = Driver(2, 3)
+        a = driver.agent("a")
+        other = driver.agent("b", max_nodes=4)
+        assert refusal(other).code == "settings"
+        assert "max_nodes is 3 in the run, 4 here" in refusal(other).message
+        assert [type(message) for message in a.take()] == [Welcome]
+
+    def test_r13_an_empty_run_takes_new_settings(self) -> None:
+        driver = Driver(2, 3)
+        driver.agent("a").leave()
+        other = driver.agent("b", max_nodes=4)
+        assert other.connection is not None
+        assert driver.run.settings.max_nodes == 4
+
+    @pytest.mark.parametrize(
+        "message", [Join(1, None, 1.0, NodeProfile()), Status(1), SetValue(1, ("e", 0), "k", b"")]
+    )
+    def test_r15_the_first_message_must_be_a_hello(self, message: Any) -> None:
+        driver = Driver()
+        peer = Peer(driver, hello())
+        peer.connection = driver.open(peer)
+        peer.say(message)
+        assert refusal(peer).code == "protocol"
+        assert type(message).__name__ in refusal(peer).message
+
+    def test_r15_a_second_hello_is_refused_and_disturbs_nobody(self) -> None:
+        driver = Driver()
+        a, b = driver.agent("a"), driver.agent("b")
+        a.say(a.hello)
+        assert refusal(a).code == "protocol"
+        assert "twice" in refusal(a).message
+        assert [type(message) for message in b.take()] == [Welcome]
+
+    def test_r15_nothing_counts_after_a_refusal(self) -> None:
+        """The rest of what a peer sent at once must not hide why it was refused."""
+        driver = Driver()
+        driver.agent("a")
+        late = Agent(driver, "b", NodeProfile(), make_settings(3, 5).agreed)
+        late.connection = driver.open(late)
+        connection = late.connection
+        driver.engine.receive(connection, late.hello)
+        driver.engine.receive(connection, Join(1, None, 1.0, NodeProfile()))
+        driver.engine.receive(connection, Ping(1))
+        driver.deliver()
+        assert [type(message) for message in late.received] == [Refused]
+        assert refusal(late).code == "settings"
+
+    @pytest.mark.parametrize(
+        "message", [Join(1, None, 1.0, NodeProfile()), Leave(1, ""), Finish(1)], ids=str
+    )
+    def test_r15_only_agents_take_part(self, message: Any) -> None:
+        driver = Driver()
+        driver.agent("a")
+        worker = driver.store("w")
+        worker.say(message)
+        assert refusal(worker).code == "protocol"
+        assert "Only agents" in refusal(worker).message
+
+    def test_r15_a_worker_does_not_close_its_run(self) -> None:
+        driver = Driver()
+        driver.agent("a")
+        worker = driver.store("w")
+        worker.say(Close(1, "enough"))
+        assert refusal(worker).code == "protocol"
+        assert not driver.state.closed
+
+    def test_r15_an_operator_that_may_not_act_looks_and_changes_nothing(self) -> None:
+        driver = Driver(2, 2)
+        a, _ = driver.world("a", "b")
+        operator = Peer(driver, Hello(PROTOCOL_VERSION, ROLE_OPERATOR, RUN, "o"))
+        operator.connection = driver.open(operator)
+        driver.engine.restrict(operator.connection)
+        operator.say(operator.hello)
+        operator.say(Close(1, "enough"))
+        failed = operator.last(Failed)
+        assert (failed.id, failed.code) == (1, "authentication")
+        assert "operators' token" in failed.message
+        assert not driver.state.closed
+        operator.say(Status(2))
+        assert operator.last(Report).id == 2
+        assert a.take() == []
+
+    def test_r15_a_join_with_an_unsound_profile_is_refused(self) -> None:
+        driver = Driver()
+        a = driver.agent("a")
+        a.profile = NodeProfile(slots=-1)
+        a.say(Join(1, None, 1.0, a.profile))
+        assert refusal(a).code == "protocol"
+
+    def test_an_unknown_run_is_an_error_and_no_end(self) -> None:
+        driver = Driver()
+        operator = driver.operator("absent")
+        operator.say(Close(1, "over"))
+        assert "no run 'absent'" in operator.last(Failed).message
+        assert operator.connection is not None
+
+    def test_a_message_on_a_connection_that_is_gone_is_dropped(self) -> None:
+        driver = Driver()
+        a = driver.agent("a")
+        old = a.connection
+        a.cut()
+        assert old is not None
+        driver.send(old, Join(1, None, 1.0, NodeProfile()))
+        assert driver.run.sessions[a.node].join is None
+
+
+class TestBatches:
+    """R14: stored before told, and stored once."""
+
+    def test_r14_nobody_is_answered_before_the_batch_is_stored(self) -> None:
+        driver = Driver(2, 2)
+        driver.stalled = True
+        a, b = driver.agent("a"), driver.agent("b")
+        a.join()
+        b.join()
+        assert a.received == b.received == []
+        driver.stalled = False
+        driver.deliver()
+        assert [type(message) for message in a.received] == [Welcome, Joined]
+        assert driver.batches == 2, "what came while one was written is one batch"
+
+    def test_r14_pongs_do_not_wait(self) -> None:
+        driver = Driver()
+        driver.stalled = True
+        a = driver.agent("a")
+        a.say(Ping(3))
+        assert a.received == [Pong(3)]
+
+    def test_r14_what_is_not_stored_never_happened(self) -> None:
+        driver = Driver(2, 2)
+        a, b = driver.agent("a"), driver.agent("b")
+        driver.stalled = True
+        a.join()
+        b.join()
+        driver.crash()
+        driver.stalled = False
+        assert not driver.state.complete
+        a.reconnect()
+        b.reconnect()
+        assert a.place is not None
+        assert b.place is not None
+        assert a.place.digest == b.place.digest
+
+    def test_r14_what_only_looks_is_not_written(self) -> None:
+        driver = Driver(2, 2)
+        a, _ = driver.world("a", "b")
+        operator = driver.operator()
+        before = driver.batches
+        a.say(GetWorld(1))
+        operator.say(Status(2))
+        driver.let_pass(60)
+        assert driver.batches == before, "a steady state is written"
+        assert a.last(WorldRecord).world == driver.state.world
+        assert operator.last(Report).json
+
+    def test_r15_a_record_that_is_too_large_fails_alone(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(messages, "WHOLE_MEMBERS_MAX", 1)
+        driver = Driver(2, 2)
+        a, _ = driver.world("a", "b")
+        a.say(GetWorld(1))
+        assert (a.last(Failed).id, a.last(Failed).code) == (1, "limit")
+        a.say(GetWorld(2, 0))
+        assert a.last(WorldRecord).world == driver.state.world
+
+    def test_r14_a_batch_is_bounded(self) -> None:
+        driver = Driver(2, 2)
+        driver.world("a", "b")
+        workers = [driver.store(f"w{number}") for number in range(10)]
+        large = bytes(FRAME_BYTES_MAX - 1024)
+        driver.stalled = True
+        for number, worker in enumerate(workers):
+            worker.say(SetValue(1, space_of(driver), f"k{number}", large))
+        before = driver.batches
+        driver.stalled = False
+        driver.deliver()
+        assert all(worker.last(Flag).value for worker in workers)
+        assert driver.batches - before >= len(workers) * len(large) / BATCH_BYTES_MAX
+
+    def test_r14_there_is_one_batch_at_a_time(self) -> None:
+        driver = Driver()
+        driver.stalled = True
+        driver.agent("a")
+        driver.agent("b")
+        assert driver.engine.take_batch() is None
+
+    def test_r14_a_retried_change_is_recognised_after_a_restart_too(self) -> None:
+        driver = Driver(2, 2)
+        driver.world("a", "b")
+        worker, other = driver.store("w"), driver.store("v")
+        change = AddNumber(1, space_of(driver), "n", 5)
+        worker.say(change)
+        other.say(AddNumber(1, space_of(driver), "n", 5))
+        worker.say(change)
+        driver.crash()
+        worker.connect()
+        worker.say(change)
+        assert [answer.value for answer in worker.all(Number)] == [5, 5, 5]
+        other.connect()
+        other.say(GetValue(2, space_of(driver), "n", 0.0))
+        assert other.last(Value).value == b"10"
+
+
+def write_at_every_tick(driver: Driver, ticks: int) -> None:
+    """Let so many ticks pass, each of which falls into a write."""
+    worker = driver.store("w")
+    for number in range(ticks):
+        driver.stalled = True
+        worker.say(AddNumber(number + 1, space_of(driver), "n", 1))
+        driver.let_pass(TICK_S)
+        driver.stalled = False
+        driver.deliver()
+
+
+class TestTime:
+    """R9: only attended time counts, for the stores' timeouts too."""
+
+    def test_r9_a_gap_does_not_count(self) -> None:
+        driver = Driver()
+        driver.agent("a")
+        before = driver.engine.now_s
+        driver.freeze(GAP_MAX_S + 0.25)
+        assert driver.engine.now_s == before
+        driver.freeze(GAP_MAX_S)
+        assert driver.engine.now_s == before + GAP_MAX_S
+
+    def test_a_wait_for_a_key_ends_in_time_and_names_it(self) -> None:
+        driver = Driver(2, 2)
+        driver.world("a", "b")
+        worker = driver.store("w")
+        worker.say(GetValue(7, space_of(driver), "addr", 3.0))
+        driver.let_pass(2.75)
+        assert worker.all(Failed) == []
+        driver.let_pass(0.5)
+        assert (worker.last(Failed).id, worker.last(Failed).code) == (7, "store_timeout")
+        assert "'addr'" in worker.last(Failed).message
+
+    def test_a_wait_of_a_connection_that_is_gone_is_forgotten(self) -> None:
+        driver = Driver(2, 2)
+        driver.world("a", "b")
+        worker = driver.store("w")
+        worker.say(GetValue(7, space_of(driver), "addr", 3.0))
+        worker.cut()
+        driver.let_pass(5)
+        assert worker.all(Failed) == []
+
+    def test_r8_ticks_that_all_fall_into_writes_are_made_up_for(self) -> None:
+        # Seed 32108 of the simulator: nobody was lost while one write followed the other.
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        b.cut(finished=True)
+        write_at_every_tick(driver, 20)
+        assert "its process ended" in a.last(Changed).reason
+
+    def test_r17_not_where_it_is_uncertain_by_then_who_decides(self) -> None:
+        # Seed 67293 of the simulator.
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        b.cut(finished=True)
+        driver.certain = False
+        write_at_every_tick(driver, 20)
+        assert a.all(Changed) == []
+
+    def test_r9_a_tick_that_was_made_up_for_is_not_followed_by_a_second_one_at_once(self) -> None:
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        worker = driver.store("w")
+        b.cut(finished=True)
+        driver.let_pass(driver.settings.reconnect_grace.total_seconds() - TICK_S)
+        driver.stalled = True
+        worker.say(AddNumber(1, space_of(driver), "n", 1))
+        driver.let_pass(TICK_S)
+        driver.stalled = False
+        driver.deliver()
+        # What b has sent meanwhile may lie unread here.
+        driver.engine.tick()
+        driver.deliver()
+        b.reconnect()
+        driver.let_pass(1.0)
+        assert a.all(Changed) == []
+
+
+class TestRestart:
+    """The coordinator ends, with and without its ledger."""
+
+    def test_the_world_stands_and_every_node_has_a_full_window(self) -> None:
+        driver = Driver(2, 3)
+        a, b, c = driver.world("a", "b", "c")
+        place = a.place
+        driver.crash()
+        for agent in (a, b):
+            agent.reconnect()
+            assert agent.last(Welcome).resumed
+        driver.let_pass(14)
+        assert a.told.waiting == b.told.waiting == 0
+        c.reconnect()
+        driver.let_pass(20)
+        assert [agent.told.waiting for agent in (a, b, c)] == [0, 0, 0]
+        assert a.place == place
+
+    def test_who_does_not_come_back_is_lost_after_the_window(self) -> None:
+        driver = Driver(2, 3)
+        a, _, _ = driver.world("a", "b", "c")
+        driver.crash()
+        a.reconnect()
+        driver.let_pass(16.25)
+        assert a.told.waiting == 2
+
+    @pytest.mark.parametrize("days", [0, 2])
+    def test_a_world_stands_however_long_ago_it_was_completed(self, days: int) -> None:
+        """The last change of a run that trains for days is days old."""
+        driver = Driver(2, 2)
+        a, b = driver.world("a", "b")
+        driver.clock.advance(days * 86400)
+        driver.crash()
+        a.reconnect()
+        b.reconnect()
+        assert a.last(Welcome).resumed
+        assert a.told.waiting == b.told.waiting == 0
+
+    def test_held_joins_go_on(self) -> None:
+        driver = Driver(3, 3)
+        a, b = driver.agent("a"), driver.agent("b")
+        a.join()
+        b.join()
+        driver.crash()
+        a.reconnect()
+        b.reconnect()
+        c = driver.agent("c")
+        c.join()
+        assert {agent.place.digest for agent in (a, b, c) if agent.place} == {a.place.digest}
+
+    @pytest.mark.parametrize("newcomer_first", [True, False])
+    def test_r2_without_a_ledger_there_is_a_new_epoch_and_one_regroup(
+        self, newcomer_first: bool
+    ) -> None:
+        driver = Driver(2, 3)
+        a, b = driver.world("a", "b")
+        old = a.place.world
+        driver.crash(with_ledger=False)
+        newcomer = None
+        if newcomer_first:
+            newcomer = driver.agent("new")
+            newcomer.join()
+        for agent in (a, b):
+            agent.reconnect()
+            assert not agent.last(Welcome).resumed
+            assert agent.told.waiting > 0
+            assert "anew" in agent.told.reason
+        a.join()
+        b.join()
+        if newcomer is None:
+            newcomer = driver.agent("new")
+            newcomer.join()
+        assert {agent.place.world for agent in (a, b, newcomer)} == {driver.state.name}
+        assert driver.state.name.epoch != old.epoch
+
+    def test_a_closed_run_is_remembered_for_a_while_and_then_forgotten(self) -> None:
+        driver = Driver(2, 2)
+        a, b = driver.world("a", "b")
+        a.say(SetValue(1, space_of(driver), "k", b"v"))
+        a.close("over")
+        for agent in (a, b):
+            agent.leave()
+            agent.cut()
+        driver.let_pass(CLOSED_KEPT_S - 1)
+        assert RUN in driver.engine.runs
+        driver.let_pass(2)
+        assert RUN not in driver.engine.runs
+        assert driver.ledger == {}
+        fresh = driver.agent("a")
+        assert fresh.told.closed is False
+
+    def test_an_idle_run_is_forgotten_later(self) -> None:
+        driver = Driver(2, 2)
+        a, b = driver.world("a", "b")
+        a.leave()
+        b.leave()
+        a.cut()
+        b.cut()
+        driver.let_pass(CLOSED_KEPT_S + 1)
+        assert RUN in driver.engine.runs
+        driver.let_pass(IDLE_KEPT_S - CLOSED_KEPT_S)
+        assert driver.engine.runs == {}
+        assert driver.ledger == {}
+
+    @pytest.mark.parametrize(
+        ("closed", "age_s", "kept"),
+        [
+            (True, CLOSED_KEPT_S - 1, True),
+            (True, CLOSED_KEPT_S + 1, False),
+            (False, CLOSED_KEPT_S + 1, True),
+            (False, IDLE_KEPT_S + 1, False),
+        ],
+    )
+    def test_an_old_run_without_nodes_is_not_loaded(
+        self, closed: bool, age_s: float, kept: bool
+    ) -> None:
+        driver = Driver(2, 2)
+        a, b = driver.world("a", "b")
+        if closed:
+            a.close("over")
+        a.leave()
+        b.leave()
+        driver.clock.advance(age_s)
+        driver.crash()
+        assert (RUN in driver.engine.runs) is kept
+        assert (run_key(RUN) in driver.ledger) is kept
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("what is this", b""),
+            (run_key("r"), b"no state"),
+            (seen_key("r"), b"\xc1"),
+            ("entry\0r\0e\0one\0k", b""),
+        ],
+    )
+    def test_what_is_no_ledger_is_refused_in_one_line(self, key: str, value: bytes) -> None:
+        with pytest.raises(RendezvousStateError, match=r"ledger|not a rendezvous state"):
+            Engine({key: value}, ManualClock(), lambda: "e")
+
+    def test_a_corrupt_result_is_refused_in_one_line(self) -> None:
+        driver = Driver()
+        driver.agent("a")
+        records = driver.ledger | {f"result\0{RUN}\0s": b"\xc1"}
+        with pytest.raises(RendezvousStateError, match=f"run '{RUN}'"):
+            Engine(records, driver.clock, lambda: "e")
+
+
+def test_a_large_reason_is_cut_for_everybody() -> None:
+    """R15: everybody is told, twice in the error of a join."""
+    driver = Driver(2, 3)
+    a, b = driver.world("a", "b")
+    late = driver.agent("c")
+    a.leave("x" * 100_000)
+    driver.operator().say(Close(1, "y" * 1_000_000))
+    late.join()
+    assert len(encode(b.told)) < 4000
+    assert len(encode(late.last(Failed))) < 8000
+
+
+def test_it_has_work_while_somebody_is_there() -> None:
+    driver = Driver()
+    assert not driver.engine.has_work()
+    a = driver.agent("a")
+    assert driver.engine.has_work()
+    a.cut()
+    assert driver.engine.has_work(), "its node may come back"
+    driver.let_pass(20)
+    assert not driver.engine.has_work(), "nobody is heard, which is why it is not lost either"
+
+
+def test_it_tells_the_log_what_happens() -> None:
+    driver = Driver(2, 2)
+    driver.world("a", "b")
+    told = [(run_id, event.text) for run_id, event in driver.engine.take_events()]
+    assert told.count((RUN, "round 0 is complete")) == 1
+    assert driver.engine.take_events() == []
+
+
+def test_an_operator_may_close_a_run_and_see_all() -> None:
+    driver = Driver(2, 2)
+    a, _ = driver.world("a", "b")
+    operator = driver.operator("")
+    operator.say(Status(1))
+    assert RUN.encode() in operator.last(Report).json
+    operator.cut()
+    closer = driver.operator()
+    closer.say(Close(2, "enough"))
+    assert closer.last(Flag).value
+    assert a.last(Changed).closed_reason == "enough"
+
+
+def test_r9_a_gap_that_a_message_has_seen_first_still_delays_the_judge() -> None:
+    driver = Driver(2, 3)
+    a, b, _ = driver.world("a", "b", "c")
+    a.cut()
+    driver.let_pass(14.25)
+    driver.clock.advance(0.9)
+    b.say(Ping(1))
+    driver.clock.advance(20)
+    b.say(Ping(2))
+    driver.engine.tick()
+    driver.deliver()
+    a.reconnect()
+    driver.let_pass(2)
+    assert a.node in driver.state.participants, "its hello was waiting to be read"
+
+
+def test_r9_a_hello_counts_though_its_connection_ends_before_its_turn() -> None:
+    driver = Driver(2, 4)
+    a, _, _ = driver.world("a", "b", "c")
+    a.cut()
+    driver.let_pass(13)
+    driver.stalled = True
+    driver.agent("d")
+    a.reconnect()
+    a.cut()
+    driver.stalled = False
+    driver.deliver()
+    driver.let_pass(5)
+    assert a.node in driver.state.participants, "it was heard 5 s ago"
+    driver.let_pass(12)
+    assert a.node not in driver.state.participants
+
+
+def test_r15_a_run_has_so_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "NODES_MAX", 2)
+    driver = Driver()
+    first, second = driver.agent("a"), driver.agent("b")
+    assert driver.agent("c").last(Refused).code == "limit"
+    first.cut()
+    first.reconnect()
+    assert not first.all(Refused)
+    assert set(driver.run.sessions) == {first.node, second.node}
+
+
+def comes_again(agent: Agent) -> int:
+    """Let an agent dial again while its former connection stands; return that one."""
+    former, agent.connection = agent.connection, None
+    assert former is not None
+    # Until this is stored nobody is told anything, the former connection's end included.
+    agent.driver.stalled = True
+    agent.connect()
+    return former
+
+
+def go_on(driver: Driver) -> None:
+    driver.stalled = False
+    driver.deliver()
+
+
+def test_r11_what_a_former_connection_held_back_does_not_count() -> None:
+    """A network that was cut delivers it late, when its sender was lost, and is back."""
+    driver = Driver(2, 3)
+    a, b = driver.world("a", "b")
+    b.beats = False
+    driver.let_pass(20)
+    assert a.told.waiting == 1
+    former = comes_again(b)
+    driver.send(former, Leave(1, "long ago"))
+    driver.send(former, SetValue(2, space_of(driver), "k", b"v"))
+    go_on(driver)
+    assert former not in driver.peers
+    assert b.node in driver.state.last_heartbeats
+    assert not b.all(Flag)
+
+
+def test_r12_nor_does_it_take_an_identity_back() -> None:
+    driver = Driver(1, 3)
+    a = driver.agent("a", node_id="1")
+    a.leave()
+    heir = driver.agent("b", node_id="1")
+    identified, a.hello.profile = a.profile, NodeProfile()
+    former = comes_again(a)
+    driver.send(former, Join(2, None, 600.0, identified))
+    go_on(driver)
+    assert former not in driver.peers
+    assert driver.run.sessions.keys() == {a.node, heir.node}
+    assert driver.state.identities == {"1": heir.node}
+
+
+def test_r8_a_node_that_comes_back_hears_of_a_newcomer_after_a_wish_that_is_over() -> None:
+    # Seed 69388 of the simulator: the operator's wish was over before a had heard of it.
+    driver = Driver(1, 4)
+    a, *_ = driver.world("a", "b", "c")
+    operator, newcomer = driver.operator(), driver.agent("d")
+    driver.stalled = True
+    operator.say(Scale(1, 2))
+    a.cut()
+    newcomer.join()
+    operator.say(Scale(2, None))
+    a.reconnect()
+    driver.stalled = False
+    driver.deliver()
+    assert a.last(Changed).waiting == 1

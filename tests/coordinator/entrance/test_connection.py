@@ -1,0 +1,243 @@
+"""One peer's connection, driven by hand: a transport that is none, a service that takes notes."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from quorate.coordinator.entrance import connection as connection_module
+from quorate.coordinator.entrance.connection import Connection, framed
+from quorate.coordinator.entrance.door import Door, Keys
+from quorate.errors import RendezvousConnectionError
+from quorate.testing import ManualClock
+from quorate.wire import frames
+from quorate.wire.frames import FrameReader, frame
+from quorate.wire.messages import (
+    Challenge,
+    Failed,
+    Ping,
+    Pong,
+    Proof,
+    Proven,
+    Redirect,
+    Refused,
+    Report,
+    Request,
+    Word,
+    decode_reply,
+    encode,
+)
+from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of
+from quorate.wire.tls import TlsPipe
+from tests.coordinator.wire import Notes, Wire
+from tests.served import operator_hello, token
+
+SECRET = b"s" * 16
+CLIENT_NONCE = b"\2" * NONCE_BYTES
+
+# A get whose space is a text, and one of a message that there is not.
+MALFORMED = b"\x93\x0e\x09\xa0"
+UNKNOWN = b"\x93\x63\x09\xa0"
+
+
+class Peer:
+    """A connection and what is on either side of it."""
+
+    def __init__(self, keys: Keys | None = None, pipe: TlsPipe | None = None) -> None:
+        self.clock = ManualClock(5.0)
+        self.notes = Notes(self.clock)
+        self.wire = Wire()
+        self.connection = Connection(self.notes, Door(keys or Keys(), bytes(NONCE_BYTES)), pipe)
+        self.connection.connection_made(self.wire)
+        self.notes.told.clear()
+
+    def say(self, *words: Word) -> None:
+        self.connection.data_received(b"".join(frame(encode(word)) for word in words))
+
+    @property
+    def heard(self) -> list[Request]:
+        return [told[1] for told in self.notes.told if told[0] == "received"]
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+HELLO = operator_hello()
+
+
+def test_what_is_said_is_handed_on_whole_and_in_order(peer: Peer) -> None:
+    data = b"".join(frame(encode(word)) for word in (HELLO, Ping(1), Ping(2)))
+    for byte in data:
+        peer.connection.data_received(bytes([byte]))
+    assert peer.heard == [HELLO, Ping(1), Ping(2)]
+    assert peer.notes.tally.received_bytes == len(data)
+
+
+def test_what_is_written_is_counted(peer: Peer) -> None:
+    peer.connection.write(framed(Pong(3)))
+    assert peer.wire.replies == [Pong(3)]
+    assert peer.notes.tally.sent_bytes == len(peer.wire.sent)
+
+
+def test_only_whole_words_are_signs_of_life(peer: Peer) -> None:
+    peer.clock.advance(2.0)
+    peer.connection.data_received(frame(encode(HELLO))[:-1])
+    assert (peer.connection.heard_s, peer.connection.greeted) == (0.0, False)
+    peer.connection.data_received(frame(encode(HELLO))[-1:])
+    assert (peer.connection.heard_s, peer.connection.greeted) == (7.0, True)
+
+
+def test_r15_what_is_said_before_the_hello_is_no_sign_of_life(peer: Peer) -> None:
+    peer.clock.advance(2.0)
+    peer.say(Ping(1))
+    assert (peer.heard, peer.connection.heard_s) == ([Ping(1)], 0.0)
+    peer.say(HELLO)
+    peer.clock.advance(2.0)
+    peer.say(Ping(2))
+    assert peer.connection.heard_s == 9.0
+
+
+def test_while_it_is_paused_nothing_is_read_and_nothing_is_lost(peer: Peer) -> None:
+    peer.notes.pauses = True
+    peer.say(HELLO, Ping(1), Ping(2))
+    assert peer.heard == [HELLO]
+    assert peer.wire.paused
+    peer.connection.resume()
+    assert peer.heard == [HELLO, Ping(1)]
+    peer.notes.pauses = False
+    peer.connection.resume()
+    assert peer.heard == [HELLO, Ping(1), Ping(2)]
+    assert not peer.wire.paused
+
+
+def test_who_has_ended_meanwhile_is_not_read_on(peer: Peer) -> None:
+    peer.notes.pauses = True
+    peer.say(HELLO, Ping(1))
+    peer.connection.close()
+    peer.connection.resume()
+    assert peer.heard == [HELLO]
+    assert peer.wire.paused
+
+
+def test_r15_a_malformed_request_fails_alone_after_the_hello(peer: Peer) -> None:
+    peer.say(HELLO)
+    peer.connection.data_received(frame(MALFORMED) + frame(encode(Ping(1))))
+    (failed,) = peer.wire.replies
+    assert isinstance(failed, Failed)
+    assert failed.id == 9
+    assert peer.heard == [HELLO, Ping(1)]
+
+
+def test_r15_malformed_requests_are_counted_and_may_be_paused(peer: Peer) -> None:
+    peer.say(HELLO)
+    peer.notes.pauses = True
+    peer.connection.data_received(frame(MALFORMED) * 3)
+    assert peer.notes.told[1:] == [("failed", len(MALFORMED))]
+    assert len(peer.wire.replies) == 1
+    peer.notes.pauses = False
+    peer.connection.resume()
+    assert len(peer.wire.replies) == 3
+
+
+def test_r15_who_is_sent_away_is_not_read_on(peer: Peer) -> None:
+    peer.notes.redirects = True
+    peer.say(HELLO, Ping(1), Ping(2))
+    assert peer.heard == [HELLO]
+    assert peer.wire.replies == [Redirect("holder:1")]
+
+
+@pytest.mark.parametrize("greeted", [True, False])
+def test_r15_what_cannot_be_told_apart_ends_the_connection(peer: Peer, greeted: bool) -> None:
+    if greeted:
+        peer.say(HELLO)
+    peer.connection.data_received(frame(UNKNOWN if greeted else MALFORMED))
+    assert isinstance(peer.wire.replies[-1], Refused)
+    assert ("refused", "10.0.0.1:4711") in peer.notes.told
+    assert not peer.connection.is_open
+
+
+def test_r15_before_the_proof_nothing_is_handed_on() -> None:
+    peer = Peer(Keys(token(SECRET)))
+    peer.say(HELLO)
+    assert peer.wire.replies == [Challenge(bytes(NONCE_BYTES))]
+    assert not peer.notes.told
+    assert not peer.connection.greeted
+    transcript = Transcript(bytes(NONCE_BYTES), CLIENT_NONCE, encode(HELLO))
+    peer.say(Proof(CLIENT_NONCE, mac_of(SECRET, Side.CLIENT, transcript)))
+    assert isinstance(peer.wire.replies[-1], Proven)
+    assert peer.notes.told == [("admitted", True), ("received", HELLO)]
+
+
+def test_r15_who_does_not_read_is_given_up(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "UNSENT_BYTES_MAX", 100)
+    peer.wire.unsent = 100
+    peer.connection.write(b"x")
+    assert not peer.wire.aborted
+    peer.wire.unsent = 101
+    peer.connection.write(b"x")
+    assert peer.wire.aborted
+    assert peer.notes.told == [("refused", "10.0.0.1:4711")]
+    peer.connection.write(b"x")
+    assert len(peer.wire.sent) == 2
+
+
+@pytest.mark.parametrize(
+    ("eof", "error", "finished"),
+    [
+        (True, None, True),
+        (True, ConnectionResetError(), False),
+        (False, None, False),
+        (False, ConnectionResetError(), False),
+        (False, BrokenPipeError(), True),
+    ],
+)
+def test_r8_an_end_in_order_is_told_from_a_reset(
+    peer: Peer, eof: bool, error: Exception | None, finished: bool
+) -> None:
+    if eof:
+        peer.connection.eof_received()
+    peer.connection.connection_lost(error)
+    assert peer.notes.told == [("closed", finished)]
+    peer.connection.write(b"x")
+    peer.connection.refuse(RendezvousConnectionError("too late"))
+    assert not peer.wire.sent
+
+
+def test_who_is_redirected_is_told_where_to_go(peer: Peer) -> None:
+    peer.connection.redirect("holder:1")
+    assert peer.wire.replies == [Redirect("holder:1")]
+    assert peer.wire.closing
+
+
+def test_r15_an_answer_that_is_too_large_becomes_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frames, "FRAME_BYTES_MAX", 400)
+    (body,) = FrameReader(1 << 20).feed(framed(Report(3, b"x" * 500)))
+    failed = decode_reply(body)
+    assert isinstance(failed, Failed)
+    assert failed.id == 3
+
+
+def test_what_belongs_to_a_handshake_is_read_when_it_has_its_turn() -> None:
+    peer = Peer(pipe=TlsPipe(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True))
+    for data in (b"GET", b" / HTTP"):
+        peer.connection.data_received(data)
+    assert peer.notes.told == [("knocked", 3), ("knocked", 7)]
+    assert (peer.connection.unread, peer.wire.sent) == (b"GET / HTTP", b"")
+    peer.connection.take_turn()
+    (refused,) = peer.wire.replies
+    assert "does not speak TLS" in refused.message
+    assert peer.connection.has_begun
+    assert not peer.connection.unread
+
+
+def test_who_was_turned_away_has_no_turn() -> None:
+    peer = Peer(pipe=TlsPipe(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True))
+    peer.connection.data_received(b"GET / HTTP")
+    peer.connection.refuse(RendezvousConnectionError("no room"))
+    peer.connection.take_turn()
+    assert peer.wire.sent == b""
