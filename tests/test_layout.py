@@ -115,6 +115,9 @@ FLOORS: dict[str, str] = {
         coordinator.runs.rounds
         coordinator.runs.run
         coordinator.runs
+        coordinator.engine.clock
+        coordinator.engine.holdings
+        coordinator.engine.peer
         coordinator.engine.naming
         coordinator.engine.operators
         coordinator.engine.glimpse
@@ -122,6 +125,7 @@ FLOORS: dict[str, str] = {
         coordinator.engine.status
         coordinator.engine.reports
         coordinator.engine.greeting
+        coordinator.engine.service
         coordinator.engine.engine
         coordinator.engine
         coordinator.entrance.door

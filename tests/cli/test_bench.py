@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from quorate.bench.figures import Row, Sample
 from quorate.bench.measuring import BENCHES
 from quorate.cli import bench
-from quorate.coordinator.engine.engine import NODES_MAX
+from quorate.coordinator.engine import NODES_MAX
 
 
 @pytest.fixture

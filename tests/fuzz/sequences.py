@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from unittest import mock
 
-from quorate.coordinator.engine import Batch, Engine
-from quorate.coordinator.engine import engine as engine_module
+from quorate.coordinator.engine import Batch, Engine, holdings
 from quorate.coordinator.runs.run import Run
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION
@@ -227,7 +226,7 @@ def is_sized(held: object) -> bool:
 
 def play(steps: Iterable[Step]) -> None:
     """Whatever is told in whatever order, the engine does what `Play` expects of it."""
-    with mock.patch.object(engine_module, "IDLE_KEPT_S", KEPT_S):
+    with mock.patch.object(holdings, "IDLE_KEPT_S", KEPT_S):
         world = Play()
         played: list[Step] = []
         try:

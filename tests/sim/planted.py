@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from quorate.coordinator.engine.engine import GAP_MAX_S, Engine
+from quorate.coordinator.engine import GAP_MAX_S, Engine
 from quorate.coordinator.runs import roll, rounds
 from quorate.coordinator.runs.joins import Joins
 from quorate.coordinator.runs.run import Run

@@ -8,29 +8,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from quorate.coordinator.engine import GAP_MAX_S
 from quorate.coordinator.engine import engine as engine_module
-from quorate.coordinator.engine.engine import (
-    BATCH_BYTES_MAX,
-    CLOSED_KEPT_S,
-    GAP_MAX_S,
-    IDLE_KEPT_S,
-    Engine,
-)
-from quorate.coordinator.ledgers.records import run_key, seen_key
+from quorate.coordinator.engine.engine import BATCH_BYTES_MAX
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.settings import PROTOCOL_VERSION
-from quorate.errors import RendezvousStateError
-from quorate.testing import ManualClock
 from quorate.wire import messages
 from quorate.wire.frames import FRAME_BYTES_MAX
 from quorate.wire.messages import (
     ROLE_AGENT,
-    ROLE_OPERATOR,
     AddNumber,
     Changed,
     Close,
     Failed,
-    Finish,
     Flag,
     GetValue,
     GetWorld,
@@ -161,55 +151,6 @@ class TestGreeting:
         driver.deliver()
         assert [type(message) for message in late.received] == [Refused]
         assert refusal(late).code == "settings"
-
-    @pytest.mark.parametrize(
-        "message", [Join(1, None, 1.0, NodeProfile()), Leave(1, ""), Finish(1)], ids=str
-    )
-    def test_r15_only_agents_take_part(self, message: Any) -> None:
-        driver = Driver()
-        driver.agent("a")
-        worker = driver.store("w")
-        worker.say(message)
-        assert refusal(worker).code == "protocol"
-        assert "Only agents" in refusal(worker).message
-
-    def test_r15_a_worker_does_not_close_its_run(self) -> None:
-        driver = Driver()
-        driver.agent("a")
-        worker = driver.store("w")
-        worker.say(Close(1, "enough"))
-        assert refusal(worker).code == "protocol"
-        assert not driver.state.closed
-
-    def test_r15_an_operator_that_may_not_act_looks_and_changes_nothing(self) -> None:
-        driver = Driver(2, 2)
-        a, _ = driver.world("a", "b")
-        operator = Peer(driver, Hello(PROTOCOL_VERSION, ROLE_OPERATOR, RUN, "o"))
-        operator.connection = driver.open(operator)
-        driver.engine.restrict(operator.connection)
-        operator.say(operator.hello)
-        operator.say(Close(1, "enough"))
-        failed = operator.last(Failed)
-        assert (failed.id, failed.code) == (1, "authentication")
-        assert "operators' token" in failed.message
-        assert not driver.state.closed
-        operator.say(Status(2))
-        assert operator.last(Report).id == 2
-        assert a.take() == []
-
-    def test_r15_a_join_with_an_unsound_profile_is_refused(self) -> None:
-        driver = Driver()
-        a = driver.agent("a")
-        a.profile = NodeProfile(slots=-1)
-        a.say(Join(1, None, 1.0, a.profile))
-        assert refusal(a).code == "protocol"
-
-    def test_an_unknown_run_is_an_error_and_no_end(self) -> None:
-        driver = Driver()
-        operator = driver.operator("absent")
-        operator.say(Close(1, "over"))
-        assert "no run 'absent'" in operator.last(Failed).message
-        assert operator.connection is not None
 
     def test_a_message_on_a_connection_that_is_gone_is_dropped(self) -> None:
         driver = Driver()
@@ -396,154 +337,6 @@ class TestTime:
         b.reconnect()
         driver.let_pass(1.0)
         assert a.all(Changed) == []
-
-
-class TestRestart:
-    """The coordinator ends, with and without its ledger."""
-
-    def test_the_world_stands_and_every_node_has_a_full_window(self) -> None:
-        driver = Driver(2, 3)
-        a, b, c = driver.world("a", "b", "c")
-        place = a.place
-        driver.crash()
-        for agent in (a, b):
-            agent.reconnect()
-            assert agent.last(Welcome).resumed
-        driver.let_pass(14)
-        assert a.told.waiting == b.told.waiting == 0
-        c.reconnect()
-        driver.let_pass(20)
-        assert [agent.told.waiting for agent in (a, b, c)] == [0, 0, 0]
-        assert a.place == place
-
-    def test_who_does_not_come_back_is_lost_after_the_window(self) -> None:
-        driver = Driver(2, 3)
-        a, _, _ = driver.world("a", "b", "c")
-        driver.crash()
-        a.reconnect()
-        driver.let_pass(16.25)
-        assert a.told.waiting == 2
-
-    @pytest.mark.parametrize("days", [0, 2])
-    def test_a_world_stands_however_long_ago_it_was_completed(self, days: int) -> None:
-        """The last change of a run that trains for days is days old."""
-        driver = Driver(2, 2)
-        a, b = driver.world("a", "b")
-        driver.clock.advance(days * 86400)
-        driver.crash()
-        a.reconnect()
-        b.reconnect()
-        assert a.last(Welcome).resumed
-        assert a.told.waiting == b.told.waiting == 0
-
-    def test_held_joins_go_on(self) -> None:
-        driver = Driver(3, 3)
-        a, b = driver.agent("a"), driver.agent("b")
-        a.join()
-        b.join()
-        driver.crash()
-        a.reconnect()
-        b.reconnect()
-        c = driver.agent("c")
-        c.join()
-        assert {agent.place.digest for agent in (a, b, c) if agent.place} == {a.place.digest}
-
-    @pytest.mark.parametrize("newcomer_first", [True, False])
-    def test_r2_without_a_ledger_there_is_a_new_epoch_and_one_regroup(
-        self, newcomer_first: bool
-    ) -> None:
-        driver = Driver(2, 3)
-        a, b = driver.world("a", "b")
-        old = a.place.world
-        driver.crash(with_ledger=False)
-        newcomer = None
-        if newcomer_first:
-            newcomer = driver.agent("new")
-            newcomer.join()
-        for agent in (a, b):
-            agent.reconnect()
-            assert not agent.last(Welcome).resumed
-            assert agent.told.waiting > 0
-            assert "anew" in agent.told.reason
-        a.join()
-        b.join()
-        if newcomer is None:
-            newcomer = driver.agent("new")
-            newcomer.join()
-        assert {agent.place.world for agent in (a, b, newcomer)} == {driver.state.name}
-        assert driver.state.name.epoch != old.epoch
-
-    def test_a_closed_run_is_remembered_for_a_while_and_then_forgotten(self) -> None:
-        driver = Driver(2, 2)
-        a, b = driver.world("a", "b")
-        a.say(SetValue(1, space_of(driver), "k", b"v"))
-        a.close("over")
-        for agent in (a, b):
-            agent.leave()
-            agent.cut()
-        driver.let_pass(CLOSED_KEPT_S - 1)
-        assert RUN in driver.engine.runs
-        driver.let_pass(2)
-        assert RUN not in driver.engine.runs
-        assert driver.ledger == {}
-        fresh = driver.agent("a")
-        assert fresh.told.closed is False
-
-    def test_an_idle_run_is_forgotten_later(self) -> None:
-        driver = Driver(2, 2)
-        a, b = driver.world("a", "b")
-        a.leave()
-        b.leave()
-        a.cut()
-        b.cut()
-        driver.let_pass(CLOSED_KEPT_S + 1)
-        assert RUN in driver.engine.runs
-        driver.let_pass(IDLE_KEPT_S - CLOSED_KEPT_S)
-        assert driver.engine.runs == {}
-        assert driver.ledger == {}
-
-    @pytest.mark.parametrize(
-        ("closed", "age_s", "kept"),
-        [
-            (True, CLOSED_KEPT_S - 1, True),
-            (True, CLOSED_KEPT_S + 1, False),
-            (False, CLOSED_KEPT_S + 1, True),
-            (False, IDLE_KEPT_S + 1, False),
-        ],
-    )
-    def test_an_old_run_without_nodes_is_not_loaded(
-        self, closed: bool, age_s: float, kept: bool
-    ) -> None:
-        driver = Driver(2, 2)
-        a, b = driver.world("a", "b")
-        if closed:
-            a.close("over")
-        a.leave()
-        b.leave()
-        driver.clock.advance(age_s)
-        driver.crash()
-        assert (RUN in driver.engine.runs) is kept
-        assert (run_key(RUN) in driver.ledger) is kept
-
-    @pytest.mark.parametrize(
-        ("key", "value"),
-        [
-            ("what is this", b""),
-            (run_key("r"), b"no state"),
-            (seen_key("r"), b"\xc1"),
-            ("entry\0r\0e\0one\0k", b""),
-        ],
-    )
-    def test_what_is_no_ledger_is_refused_in_one_line(self, key: str, value: bytes) -> None:
-        with pytest.raises(RendezvousStateError, match=r"ledger|not a rendezvous state"):
-            Engine({key: value}, ManualClock(), lambda: "e")
-
-    def test_a_corrupt_result_is_refused_in_one_line(self) -> None:
-        driver = Driver()
-        driver.agent("a")
-        records = driver.ledger | {f"result\0{RUN}\0s": b"\xc1"}
-        with pytest.raises(RendezvousStateError, match=f"run '{RUN}'"):
-            Engine(records, driver.clock, lambda: "e")
 
 
 def test_a_large_reason_is_cut_for_everybody() -> None:

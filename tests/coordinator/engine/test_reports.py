@@ -202,15 +202,15 @@ def test_whoever_goes_away_is_not_waited_for(driver: Driver) -> None:
 
 def test_a_run_that_is_forgotten_meanwhile_is_shown_only_if_it_had_its_turn(driver: Driver) -> None:
     first = ask(driver, 1)
-    engine = driver.engine
-    engine.runs["later"], engine._stores["later"] = engine.runs[RUN], engine._stores[RUN]
+    held = driver.engine._holdings
+    held.runs["later"], held.stores["later"] = held.runs[RUN], held.stores[RUN]
     both = ask(driver, 2)
-    del engine.runs[RUN]
+    del held.runs[RUN]
     while not first.all(Report):
         driver.deliver()
     assert len(told(first)["runs"][0]["nodes"]) == NODES
     assert both.all(Report) == []
-    del engine.runs["later"]
+    del held.runs["later"]
     driver.finish()
     assert told(both)["runs"] == []
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from quorate.coordinator.engine.engine import NODES_MAX
+from quorate.coordinator.engine import NODES_MAX
 from quorate.coordinator.ledgers.records import round_key
 from quorate.coordinator.runs import history as module
 from quorate.coordinator.runs.history import EVENT_KINDS, EVENTS_KEPT, Event

@@ -24,114 +24,41 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from itertools import count
-from typing import NamedTuple, TypeVar
-
-import msgspec
+from typing import NamedTuple
 
 from quorate.clock import Clock
-from quorate.coordinator.engine.greeting import require_modest, require_sound
-from quorate.coordinator.engine.naming import nearest
-from quorate.coordinator.engine.operators import act
+from quorate.coordinator.engine.clock import EngineClock
+from quorate.coordinator.engine.greeting import require_sound
+from quorate.coordinator.engine.holdings import CLOSED_KEPT_S, Holdings
+from quorate.coordinator.engine.peer import Peer
 from quorate.coordinator.engine.reports import Reports, View
-from quorate.coordinator.ledgers.records import EntryKey, parse_key, seen_key
-from quorate.coordinator.ledgers.stored_state import StoredState
-from quorate.coordinator.runs.deadlines import Deadlines
+from quorate.coordinator.engine.service import Service
 from quorate.coordinator.runs.history import Event
 from quorate.coordinator.runs.outbox import Outbox, Send
 from quorate.coordinator.runs.run import Run
-from quorate.coordinator.runs.session import Session
-from quorate.coordinator.runs.store import RunStore
 from quorate.coordinator.runs.tally import Tally
-from quorate.core.observer import Observer
 from quorate.core.settings import PROTOCOL_VERSION
-from quorate.core.state import RendezvousState
-from quorate.errors import (
-    RendezvousAuthenticationError,
-    RendezvousError,
-    RendezvousLimitError,
-    RendezvousProtocolError,
-    RendezvousStateError,
-    translating,
-)
-from quorate.undecodable import UNDECODABLE
+from quorate.errors import RendezvousError, RendezvousLimitError, RendezvousProtocolError
 from quorate.wire.messages import (
     ROLE_AGENT,
-    ROLE_OPERATOR,
-    AddNumber,
-    CheckKeys,
-    Close,
-    CompareSet,
-    CountKeys,
-    DeleteKey,
-    Drain,
-    Evict,
-    Finish,
-    GetValue,
-    GetWorld,
     Hello,
-    History,
-    Hold,
-    Join,
-    Leave,
-    OperatorRequest,
     Ping,
     Pong,
     Refused,
-    Release,
-    Report,
     Request,
-    Scale,
-    SetValue,
-    Status,
-    WaitKeys,
     Welcome,
     failure,
-    record_of,
 )
 
-__all__ = ["CLOSED_KEPT_S", "Batch", "Engine"]
-
-# A judge that was away for longer than this does not count the time (R9).
-GAP_MAX_S = 1.0
-
-# How long a closed run is remembered that nobody is attached to, so that latecomers are told how
-# it ended and do not begin it anew; the join timeout's default: nobody is on the way for longer.
-CLOSED_KEPT_S = 600.0
-
-# How long the worlds of an open run are kept that nobody is attached to.
-IDLE_KEPT_S = 3600.0
+__all__ = ["Batch", "Engine"]
 
 # A batch takes no more requests once they carry this much: what a ledger writes at once has a
 # limit too, and the values lie in it twice where they are also answers.
 BATCH_BYTES_MAX = 16 * 1024 * 1024
 
-RUNS_MAX = 10_000
-
 # The nodes of one run that are attached, or are not given up yet.
 NODES_MAX = 131_072
-
-Met = TypeVar("Met")
-
-_CORRUPT: dict[type[BaseException], type[RendezvousError]] = {
-    ValueError: RendezvousStateError,
-    OverflowError: RendezvousStateError,
-    **dict.fromkeys(UNDECODABLE, RendezvousStateError),
-}
-
-_AGENT_REQUESTS = (Join, Leave, Finish)
-_OPERATOR_REQUESTS = (Drain, Evict, Hold, Release, Scale)
-_STORE_REQUESTS = (
-    SetValue,
-    AddNumber,
-    CompareSet,
-    DeleteKey,
-    GetValue,
-    WaitKeys,
-    CheckKeys,
-    CountKeys,
-)
 
 
 class Batch(NamedTuple):
@@ -148,79 +75,6 @@ class Batch(NamedTuple):
     changes: dict[str, bytes | None]
     durable: bool
     sends: list[Send]
-
-
-class EngineClock:
-    """The engine's time: the coordinator's own, less the stretches in which it was away (R9)."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._read_s = clock.monotonic()
-        self._now_s = 0.0
-
-    def advance(self, stalled: bool) -> bool:
-        """Read the machine's clock; a stall, or a gap above `GAP_MAX_S`, does not count.
-
-        Returns:
-            Whether the time counted. If not, whatever agents sent meanwhile is still to be read:
-            nobody must be judged before that.
-        """
-        read_s = self._clock.monotonic()
-        elapsed_s, self._read_s = read_s - self._read_s, read_s
-        if stalled or elapsed_s > GAP_MAX_S:
-            return False
-        self._now_s += elapsed_s
-        return True
-
-    def monotonic(self) -> float:
-        """Return the attended time in seconds."""
-        return self._now_s
-
-    def now(self) -> datetime:
-        """Return the wall-clock time, to mark values with."""
-        return self._clock.now()
-
-    def sleep(self, seconds: float) -> None:
-        """Never called: the engine does not wait."""
-        raise AssertionError("the engine does not wait")
-
-
-class _EngineObserver(Observer):
-    """Coordinated agents beat on their connection; their stamps in the state are never due."""
-
-    def beat_age_s(self, node: object, value: object) -> float:
-        """Return 0: no heartbeat has to be written."""
-        return 0.0
-
-
-class _Peer:
-    """What is known of one connection."""
-
-    __slots__ = ("may_act", "refused", "role", "run_id", "session", "session_id")
-
-    def __init__(self) -> None:
-        self.may_act = True
-        self.role = ""
-        self.run_id: str | None = None
-        self.session_id = ""
-        self.session: Session | None = None
-        self.refused = False
-
-
-class _Unmet(Exception):
-    """A request that cannot be met; the connection is as good as before."""
-
-    def __init__(self, error: RendezvousError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _HeldRequest(NamedTuple):
-    """A request to a store that waits for a key."""
-
-    run_id: str
-    connection: int
-    request_id: int
 
 
 class Engine:
@@ -246,22 +100,14 @@ class Engine:
     ) -> None:
         self.name = name
         self.tally = tally or Tally()
-        self._closed_kept_s = closed_kept_s
-        self.runs: dict[str, Run] = {}
-        self._machine_clock = clock
         self._clock = EngineClock(clock)
-        self._mint = mint
         self._outbox = Outbox()
-        self._stores: dict[str, RunStore] = {}
-        self._stored: dict[str, StoredState] = {}
-        self._peers: dict[int, _Peer] = {}
-        view = View(name, clock, self.runs, self._stores, self._peers)
+        self._holdings = Holdings(self._clock, clock, mint, self._outbox, self.tally, closed_kept_s)
+        self._peers: dict[int, Peer] = {}
+        view = View(name, clock, self._holdings.runs, self._holdings.stores, self._peers)
         self._reports = Reports(view, self._outbox)
-        self._idle_since_s: dict[str, float] = {}
-        self._store_deadlines: Deadlines[_HeldRequest] = Deadlines(self._is_held)
+        self._service = Service(self._holdings, self._reports, self._outbox)
         self._inbox: deque[tuple[int, Request]] = deque()
-        self._forgotten: dict[str, bytes | None] = {}
-        self._touched: set[str] = set()
         self._in_flight: Batch | None = None
         self._in_flight_at_tick: Batch | None = None
         self._batches = count(1)
@@ -269,7 +115,12 @@ class Engine:
         self._was_away = False
         self._owes_tick = False
         self._ready: list[Send] = []
-        self._load(records)
+        self._holdings.load(records)
+
+    @property
+    def runs(self) -> Mapping[str, Run]:
+        """The runs, by their ids."""
+        return self._holdings.runs
 
     @property
     def now_s(self) -> float:
@@ -288,7 +139,7 @@ class Engine:
 
     def opened(self, connection: int) -> None:
         """Note a new connection; its first message must be a hello."""
-        self._peers[connection] = _Peer()
+        self._peers[connection] = Peer()
 
     def restrict(self, connection: int) -> None:
         """Let a connection change nothing as an operator: its peer has not the token for that."""
@@ -327,9 +178,9 @@ class Engine:
         if peer is None or peer.run_id is None or peer.run_id not in self.runs:
             return
         self._read_clock()
-        self._stores[peer.run_id].disconnect(connection)
+        self._holdings.stores[peer.run_id].disconnect(connection)
         if peer.session is not None:
-            self._observed(peer.run_id).ended(peer.session, connection, finished)
+            self._holdings.touch(peer.run_id).ended(peer.session, connection, finished)
 
     def tick(self, certain: bool = True) -> None:
         """Let time pass. While a write stalls, no window moves (R9).
@@ -364,10 +215,7 @@ class Engine:
         """
         if self._in_flight is not None:
             return None
-        touched, self._touched = self._touched, set()
-        for run_id in touched & self.runs.keys():
-            self._settle_run(run_id)
-        changes, durable = self._take_changes(touched)
+        changes, durable = self._holdings.take_changes()
         sends = self._outbox.take()
         self._batch_bytes = 0
         if not changes:
@@ -386,8 +234,7 @@ class Engine:
         assert batch is self._in_flight
         self._in_flight = None
         self._ready += batch.sends
-        for run_id in self._touched & self.runs.keys():
-            self.runs[run_id].finish_failed_close()
+        self._holdings.finish_failed_closes()
         while self._inbox and self._batch_bytes < BATCH_BYTES_MAX:
             connection, message = self._inbox.popleft()
             peer = self._peers.get(connection)
@@ -419,7 +266,7 @@ class Engine:
             for run in self.runs.values()
             for session in run.sessions.values()
         )
-        return joins + sum(store.held for store in self._stores.values())
+        return joins + sum(store.held for store in self._holdings.stores.values())
 
     def has_work(self) -> bool:
         """Return whether anybody is connected, or may come back to an open run in time."""
@@ -430,17 +277,15 @@ class Engine:
     def _pass_time(self) -> None:
         """Look for whatever has become due."""
         for run_id in self.runs:
-            self._observed(run_id).tick()
-        for held in self._store_deadlines.due(self.now_s):
-            self._stores[held.run_id].expire(held.connection, held.request_id)
-        self._collect_idle()
+            self._holdings.touch(run_id).tick()
+        self._holdings.expire()
 
     def _read_clock(self) -> None:
         """Note when this is, to the point; a stalled write has to be noticed by the ticks."""
         if self._in_flight is None and not self._clock.advance(stalled=False):
             self._was_away = True
 
-    def _handle(self, connection: int, peer: _Peer, message: Request) -> None:
+    def _handle(self, connection: int, peer: Peer, message: Request) -> None:
         try:
             if isinstance(message, Hello):
                 self._greet(connection, peer, message)
@@ -451,89 +296,26 @@ class Engine:
                 )
             # A newer connection speaks for the session; what the former one still held comes late.
             elif peer.session is None or peer.session.connection == connection:
-                self._serve(connection, peer, peer.run_id, message)
+                self._batch_bytes += self._service.serve(connection, peer, message, self.now_s)
         except RendezvousError as error:
             # Nothing that the peer has sent after it counts: the reason that it reads is this one.
             peer.refused = True
             answer = failure(0, error)
             self._outbox.end(connection, Refused(answer.code, answer.message))
 
-    def _greet(self, connection: int, peer: _Peer, hello: Hello) -> None:
+    def _greet(self, connection: int, peer: Peer, hello: Hello) -> None:
         require_sound(hello)
         if peer.run_id is not None:
             raise RendezvousProtocolError("A connection must say hello once, this one did twice.")
         resumed = False
         if hello.role == ROLE_AGENT:
-            self._ensure_run(hello.run_id)
-            self._require_place(hello)
-            peer.session, resumed = self._observed(hello.run_id).attach(connection, hello)
+            _require_place(self._holdings.ensure(hello.run_id), hello)
+            peer.session, resumed = self._holdings.touch(hello.run_id).attach(connection, hello)
         peer.run_id, peer.role = hello.run_id, hello.role
         peer.session_id = hello.session
         self._outbox.send(connection, Welcome(PROTOCOL_VERSION, self.name, resumed))
         if peer.session is not None:
             self.runs[hello.run_id].greet(peer.session)
-
-    def _serve(self, connection: int, peer: _Peer, run_id: str, message: Request) -> None:
-        assert not isinstance(message, (Hello, Ping))
-        try:
-            if isinstance(message, Status):
-                _met(lambda: self._reports.ask(connection, message, self.now_s))
-            elif isinstance(message, History):
-                self._outbox.send(connection, self._history(message))
-            else:
-                self._require_run(run_id)
-                self._serve_run(connection, peer, run_id, message)
-        except _Unmet as unmet:
-            self._outbox.send(connection, failure(message.id, unmet.error))
-
-    def _serve_run(self, connection: int, peer: _Peer, run_id: str, message: Request) -> None:
-        run = self._observed(run_id)
-        if isinstance(message, _AGENT_REQUESTS):
-            self._serve_agent(connection, peer, run, message)
-        elif isinstance(message, _STORE_REQUESTS):
-            held_s = self._stores[run_id].handle(connection, peer.session_id, message)
-            if self._stores[run_id].changes:
-                self._batch_bytes += _bytes_of(message)
-            if held_s is not None:
-                held = _HeldRequest(run_id, connection, message.id)
-                self._store_deadlines.add(self.now_s + held_s, held)
-        elif isinstance(message, _OPERATOR_REQUESTS):
-            _require_operator(peer, message)
-            self._outbox.send(connection, _met(lambda: act(run, message)))
-        elif isinstance(message, Close):
-            if peer.session is None:
-                _require_operator(peer, message)
-            run.close(peer.session, connection, message)
-        elif isinstance(message, GetWorld):
-            self._outbox.send(connection, _met(lambda: record_of(message, run.state.world)))
-
-    def _serve_agent(
-        self, connection: int, peer: _Peer, run: Run, message: Join | Leave | Finish
-    ) -> None:
-        if peer.session is None:
-            raise RendezvousProtocolError(
-                f"Only agents may send {type(message).__name__}; this peer is none."
-            )
-        if isinstance(message, Join):
-            require_modest(message.profile)
-            run.join(peer.session, message)
-        elif isinstance(message, Finish):
-            run.finish(peer.session, message)
-        else:
-            run.leave(peer.session, message)
-
-    def _history(self, request: History) -> Report:
-        self._require_run(request.run_id)
-        return self.runs[request.run_id].history.report(request.id)
-
-    def _require_run(self, run_id: str) -> None:
-        if run_id not in self.runs:
-            raise _Unmet(
-                RendezvousError(
-                    f"There is no run '{run_id}' at this coordinator{nearest(run_id, self.runs)}: "
-                    f"check the run id, or start it."
-                )
-            )
 
     def _hear_hello(self, hello: Hello) -> None:
         """Note a sign of life at once: the connection may be gone when the hello has its turn."""
@@ -542,154 +324,20 @@ class Engine:
         if session is not None:
             session.hear(self.now_s)
 
-    def _hear(self, peer: _Peer, probe: int) -> None:
+    def _hear(self, peer: Peer, probe: int) -> None:
         """Note a sign of life; no more follows from it, unless a failed close waits for it."""
-        if peer.session is not None and peer.run_id in self.runs:
-            run = self.runs[peer.run_id]
+        run = self.runs.get(peer.run_id) if peer.run_id is not None else None
+        if peer.session is not None and run is not None:
             run.observe()
             if run.heard(peer.session, probe):
-                self._touched.add(peer.run_id)
+                self._holdings.touch(run.run_id)
                 if self._in_flight is None:
                     run.finish_failed_close()
 
-    def _observed(self, run_id: str) -> Run:
-        run = self.runs[run_id]
-        self._touched.add(run_id)
-        run.observe()
-        return run
 
-    def _ensure_run(self, run_id: str) -> None:
-        if run_id in self.runs:
-            return
-        if len(self.runs) >= RUNS_MAX:
-            raise RendezvousLimitError(
-                f"This coordinator already has {RUNS_MAX} runs: use another one."
-            )
-        self._stored[run_id] = StoredState(run_id)
-        self._add_run(run_id, RendezvousState(epoch=self._mint()))
-
-    def _require_place(self, hello: Hello) -> None:
-        sessions = self.runs[hello.run_id].sessions
-        if len(sessions) >= NODES_MAX and hello.node not in sessions:
-            raise RendezvousLimitError(
-                f"{NODES_MAX} nodes are attached to the run '{hello.run_id}', and there may be no "
-                f"more: use another run."
-            )
-
-    def _add_run(self, run_id: str, state: RendezvousState) -> Run:
-        observer = _EngineObserver(self._clock)
-        run = Run(run_id, state, observer, self._outbox, self.tally.run(run_id))
-        self.runs[run_id] = run
-        self._stores[run_id] = RunStore(run_id, self._outbox)
-        return run
-
-    def _settle_run(self, run_id: str) -> None:
-        run = self.runs[run_id]
-        run.settle()
-        if run.state.world is not None:
-            self._stores[run_id].open(run.state.world.name)
-
-    def _take_changes(self, touched: set[str]) -> tuple[dict[str, bytes | None], bool]:
-        changes, self._forgotten = self._forgotten, {}
-        durable = bool(changes)
-        for run_id in touched & self.runs.keys():
-            run, store = self.runs[run_id], self._stores[run_id]
-            if store.changes:
-                changes |= store.changes
-                store.changes = {}
-            if run.history.changes:
-                changes |= run.history.changes
-                run.history.changes = {}
-            if run.dirty:
-                nodes, run.touched, run.dirty = run.touched, {}, False
-                run.revision += 1
-                durable = True
-                if run.rearranged:
-                    run.rearranged = False
-                    self._stored[run_id].store_whole_next()
-                changes |= self._stored[run_id].changes(run.state, nodes)
-                moment = self._machine_clock.now().timestamp()
-                changes[seen_key(run_id)] = msgspec.msgpack.encode(moment)
-        return changes, durable
-
-    def _load(self, records: Mapping[str, bytes]) -> None:
-        entries: dict[str, dict[EntryKey, bytes]] = {}
-        rounds: dict[str, dict[EntryKey, bytes]] = {}
-        run_ids: list[str] = []
-        seen: dict[str, float] = {}
-        for text, value in records.items():
-            with translating(_CORRUPT, f"Reading the entry {text!r} of the coordinator's ledger"):
-                key = parse_key(text)
-                if key.kind == "run":
-                    run_ids.append(key.run_id)
-                elif key.kind == "seen":
-                    seen[key.run_id] = msgspec.msgpack.decode(value, type=float)
-                elif key.kind in {"round", "end"}:
-                    rounds.setdefault(key.run_id, {})[key] = value
-                elif key.kind != "amendment":
-                    entries.setdefault(key.run_id, {})[key] = value
-        for run_id in run_ids:
-            with translating(_CORRUPT, f"Loading the run '{run_id}' from the ledger"):
-                stored = self._stored[run_id] = StoredState(run_id)
-                run = self._add_run(run_id, stored.load(records))
-                self._stores[run_id].load(entries.get(run_id, {}))
-                run.history.load(rounds.get(run_id, {}), run.state)
-            if run.state.world is not None:
-                self._stores[run_id].open(run.state.world.name)
-            # The stamp is this machine's own, and of the run's last change, which may be long ago:
-            # it says how old a run is to which nobody was attached when the coordinator ended.
-            age_s = self._machine_clock.now().timestamp() - seen.get(run_id, 0.0)
-            if not run.sessions and age_s > self._kept_s(run):
-                self._forget(run_id)
-
-    def _is_held(self, held: _HeldRequest) -> bool:
-        store = self._stores.get(held.run_id)
-        return store is not None and store.is_held(held.connection, held.request_id)
-
-    def _collect_idle(self) -> None:
-        for run_id, run in list(self.runs.items()):
-            if any(session.connection is not None for session in run.sessions.values()):
-                self._idle_since_s.pop(run_id, None)
-            elif self.now_s - self._idle_since_s.setdefault(run_id, self.now_s) > self._kept_s(run):
-                self._forget(run_id)
-
-    def _kept_s(self, run: Run) -> float:
-        return self._closed_kept_s if run.state.closed else IDLE_KEPT_S
-
-    def _forget(self, run_id: str) -> None:
-        self._idle_since_s.pop(run_id, None)
-        history = self.runs.pop(run_id).history
-        self.tally.forget(run_id)
-        store = self._stores.pop(run_id)
-        self._store_deadlines.sweep()
-        stored = self._stored.pop(run_id).keys()
-        records = (*stored, *history.changes, *history.all_keys())
-        for key in (*records, seen_key(run_id), *store.changes, *store.all_keys()):
-            self._forgotten[key] = None
-
-
-def _met(command: Callable[[], Met]) -> Met:
-    """Carry out a command; what is wrong with it ends nothing but the command."""
-    try:
-        return command()
-    except RendezvousError as error:
-        raise _Unmet(error) from error
-
-
-def _require_operator(peer: _Peer, message: OperatorRequest | Close) -> None:
-    kind = type(message).__name__
-    if peer.role != ROLE_OPERATOR:
-        raise RendezvousProtocolError(f"Only operators may send {kind}; this peer is none.")
-    if not peer.may_act:
-        raise _Unmet(
-            RendezvousAuthenticationError(
-                "This token does not let an operator change anything at this coordinator: give the "
-                "operators' token with --token-file."
-            )
+def _require_place(run: Run, hello: Hello) -> None:
+    if len(run.sessions) >= NODES_MAX and hello.node not in run.sessions:
+        raise RendezvousLimitError(
+            f"{NODES_MAX} nodes are attached to the run '{run.run_id}', and there may be no more: "
+            f"use another run."
         )
-
-
-def _bytes_of(message: Request) -> int:
-    if isinstance(message, SetValue):
-        return len(message.value)
-    return len(message.desired) if isinstance(message, CompareSet) else 0

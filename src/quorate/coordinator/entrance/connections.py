@@ -8,7 +8,7 @@ import logging
 import secrets
 from collections.abc import Callable
 
-from quorate.coordinator.engine.engine import GAP_MAX_S
+from quorate.coordinator.engine import GAP_MAX_S
 from quorate.coordinator.entrance.admission import Admission
 from quorate.coordinator.entrance.connection import Connection, Service, framed
 from quorate.coordinator.entrance.door import Door, Keys
