@@ -218,7 +218,7 @@ def judges_before_it_reads() -> Iterator[None]:
 
     def make(real: Any) -> Any:
         def tick(self: Any, certain: bool = True) -> None:
-            away_s = self._machine_clock.monotonic() - self._clock._read_s
+            away_s = self._clock._clock.monotonic() - self._clock._read_s
             real(self, certain)
             if certain and away_s > GAP_MAX_S:
                 for run in self.runs.values():
