@@ -366,6 +366,26 @@ def test_several_runs_and_none(browser: Browser) -> None:
         stage.close()
 
 
+def test_another_run_has_other_rows_and_nothing_is_selected_in_it(browser: Browser) -> None:
+    stage = Stage(Access(acting=lambda: [b"an operator's secret"]), max_nodes=2)
+    try:
+        stage.attach(["a1", "a2"])
+        stage.attach(["b1", "b2"], run_id="job2")
+        stage.join()
+        browser.driver.get(f"{stage.url}/?run={RUN}")
+        browser.ask("sessionStorage.setItem('quorate-token', arguments[0])", "an operator's secret")
+        browser.driver.refresh()
+        browser.see("a2", "#sheet")
+        browser.ask("void document.querySelector('#sheet .lane').click()")
+        browser.see("Evict", "#node-acts")
+        browser.ask("void document.querySelector('[data-run=job2]').click()")
+        browser.see("job2", "h1")
+        assert [row[:2] for row in browser.rows()] == ["b1", "b2"]
+        assert (browser.active(), browser.text("#detail"), browser.text("#node-acts")) == ("",) * 3
+    finally:
+        stage.close()
+
+
 def test_a_run_may_be_named_before_it_is_there(browser: Browser) -> None:
     stage = Stage(max_nodes=2)
     try:

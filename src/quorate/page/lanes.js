@@ -31,12 +31,23 @@ export class Lanes {
   }
 
   show(model, fold, span) {
-    if (this.model?.run !== model.run || this.fold !== fold) {
-      this.unfolded.clear();
-      this.box.scrollTop = 0;
-    }
+    if (this.model?.run !== model.run) this.forget();
+    else if (this.fold !== fold) this.foldAll();
     Object.assign(this, { model, fold, span });
     model.reshaped = true;
+  }
+
+  /** Forgets the rows: each run has a first lane. */
+  forget() {
+    for (const element of this.drawn.values()) element.remove();
+    this.drawn.clear();
+    this.active = "";
+    this.foldAll();
+  }
+
+  foldAll() {
+    this.unfolded.clear();
+    this.box.scrollTop = 0;
   }
 
   later() {
@@ -261,7 +272,7 @@ function newRow(row) {
 
 function fillLane(element, row, at) {
   const [since, state, rank] = now(row.lane);
-  const shown = `${state} ${rank} ${row.lane.marks}`;
+  const shown = `${row.lane.node} ${state} ${rank} ${row.lane.marks}`;
   element.classList.toggle("gone", isGone(row.lane));
   if (element.dataset.shown !== shown) {
     element.dataset.shown = shown;
