@@ -126,6 +126,12 @@ class Stage:
         """Let agents leave in order."""
         self._do(lambda: [self._say(name, Leave(2, "enough")) for name in names])
 
+    def forget(self, run_id: str = RUN) -> None:
+        """Let the coordinator forget a run and its agents, as one that ended long ago."""
+        nodes = self.run(run_id).sessions
+        self.connections = {n: c for n, c in self.connections.items() if self.nodes[n] not in nodes}
+        self._do(lambda: self._engine.runs.pop(run_id))
+
     def close(self) -> None:
         """End the coordinator and its page."""
         self._coordinator.stop()

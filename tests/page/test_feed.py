@@ -62,7 +62,8 @@ def test_a_viewer_is_told_the_runs_and_then_what_changes() -> None:
     assert [(brief["run"], brief["phase"], brief["nodes"]) for brief in runs[1]] == [
         (RUN, "joining", 1)
     ]
-    assert version == ("version", {"run": RUN, "version": 1})
+    name, number = feed.version(RUN)
+    assert version == ("version", {"run": RUN, "timeline": name, "version": number})
     driver.agent("b").join()
     asyncio.run(feed.look())
     (run, diff) = take(viewer)
@@ -115,6 +116,22 @@ def test_runs_that_are_forgotten_are_gone() -> None:
     assert asyncio.run(feed.snapshot(RUN)) is None
 
 
+def test_a_run_that_begins_anew_has_another_timeline() -> None:
+    driver = Driver(2, 3)
+    driver.agent("a").join()
+    feed, _ = make_feed(driver)
+    asyncio.run(feed.look())
+    viewer = feed.attach(RUN)
+    (_, _, before) = take(viewer)
+    del driver.engine.runs[RUN]
+    asyncio.run(feed.look())
+    driver.agent("b").join()
+    asyncio.run(feed.look())
+    (_, _, diff) = take(viewer)
+    assert (diff[0], diff[1]["version"]) == ("diff", before[1]["version"])
+    assert diff[1]["timeline"] != before[1]["timeline"]
+
+
 def test_only_the_runs_that_changed_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMELINES_MAX", 0)
     driver = Driver(2, 3)
@@ -124,6 +141,19 @@ def test_only_the_runs_that_changed_last_are_kept(monkeypatch: pytest.MonkeyPatc
     assert asyncio.run(feed.snapshot(RUN)) is None
     asyncio.run(feed.look())
     assert asyncio.run(feed.snapshot(RUN)) is None, "nothing has changed since"
+
+
+def test_a_run_that_somebody_looks_at_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMELINES_MAX", 0)
+    driver = Driver(2, 3)
+    driver.agent("a").join()
+    feed, _ = make_feed(driver)
+    viewer = feed.attach(RUN)
+    asyncio.run(feed.look())
+    assert [name for name, _ in take(viewer)] == ["coordinator", "runs", "run", "diff"]
+    feed.detach(viewer)
+    asyncio.run(feed.look())
+    assert asyncio.run(feed.snapshot(RUN)) is None
 
 
 def test_viewers_are_told_that_nobody_is_answered() -> None:
@@ -165,7 +195,7 @@ def test_others_are_served_while_many_nodes_are_looked_at(monkeypatch: pytest.Mo
         await asyncio.sleep(0)
         assert not looking.done()
         await looking
-        assert feed.version(RUN) == 1
+        assert feed.version(RUN)[1] == 1
         told = read(await viewer.take(1))
         assert [name for name, _ in told] == ["coordinator", "runs", "run", "diff"]
         assert told[1][1] == [], "it was not looked at to the end yet"

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from quorate.page.access import Access
+from quorate.page.feed import Feed
 from tests.page.stage import RUN, Stage
+from tests.page.visits import visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
 
@@ -400,6 +402,78 @@ def test_a_run_may_be_named_before_it_is_there(browser: Browser) -> None:
         assert "Nothing here yet" not in browser.text("body")
     finally:
         stage.close()
+
+
+def test_a_run_that_is_gone_is_not_shown_and_one_that_begins_anew_is(browser: Browser) -> None:
+    stage = Stage(max_nodes=2)
+    try:
+        stage.attach(["old1", "old2"])
+        open_page(browser, stage)
+        browser.see("old2", "#sheet")
+        stage.join()
+        browser.see("complete", "#phase")
+        stage.forget()
+        browser.see(f"Run {RUN} is not here any more", "main")
+        assert browser.ask("document.getElementById('run').hidden")
+        stage.attach(["new1"])
+        browser.see("new1", "#sheet")
+        assert [row[:4] for row in browser.rows()] == ["new1"]
+    finally:
+        stage.close()
+
+
+def test_another_timeline_of_the_run_is_fetched_though_its_versions_are_the_same(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_page(browser, stage)
+    browser.see("node4", "#sheet")
+    # The page misses what is told of the end, as of a coordinator that is started again meanwhile.
+    monkeypatch.setattr(Feed, "_drop", lambda feed, run_id: feed._timelines.pop(run_id))
+    stage.forget()
+    browser.until(lambda: visit(f"{stage.url}/timeline.json?run={RUN}").status == 404)
+    stage.attach(["new1"])
+    browser.until(lambda: [row[:4] for row in browser.rows()] == ["new1"])
+
+
+def test_what_changes_while_the_timeline_is_fetched_is_not_lost(browser: Browser) -> None:
+    stage = Stage(max_nodes=3)
+    script = {"identifier": ""}
+    try:
+        stage.attach(["n1", "n2"])
+        script = browser.driver.execute_cdp_cmd(
+            "Page.addScriptToEvaluateOnNewDocument", {"source": SLOW_FETCH}
+        )
+        browser.driver.get(f"{stage.url}/?run={RUN}")
+        browser.until(lambda: browser.ask("window.fetched"))
+        stage.attach(["n3"])
+        browser.until(lambda: browser.ask("window.told"))
+        browser.ask("void window.arrive()")
+        browser.until(lambda: [row[:2] for row in browser.rows()] == ["n1", "n2", "n3"])
+        assert browser.ask("window.fetched") == 1
+    finally:
+        browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+        stage.close()
+
+
+# The first timeline arrives when it is let; until then `told` says whether n3 was heard of.
+SLOW_FETCH = """
+const real = window.fetch;
+const gate = new Promise((resolve) => { window.arrive = resolve; });
+window.fetch = async (path, options) => {
+  const response = await real(path, options);
+  if (String(path).startsWith('timeline.json')) {
+    window.fetched = (window.fetched ?? 0) + 1;
+    await gate;
+  }
+  return response;
+};
+const decode = TextDecoder.prototype.decode;
+TextDecoder.prototype.decode = function (...given) {
+  const text = decode.apply(this, given);
+  if (text.includes('"n3"')) window.told = true;
+  return text;
+};
+"""
 
 
 def test_a_coordinator_that_is_gone_is_told(browser: Browser) -> None:

@@ -23,7 +23,7 @@ class Watcher:
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
-        self.timeline = Timeline(RUN)
+        self.timeline = Timeline(RUN, "first")
         self.lanes: dict[int, dict[str, Any]] = {}
         self.rounds: dict[tuple[str, int], dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
@@ -36,7 +36,7 @@ class Watcher:
         if self.timeline.version == self.version:
             return None
         diff: dict[str, Any] = msgspec.json.decode(joined(self.timeline.diff(now_s)))
-        assert diff["from"] == self.version
+        assert (diff["timeline"], diff["from"]) == ("first", self.version)
         self.version = diff["version"]
         self._add(diff)
         self._compare()
@@ -70,7 +70,7 @@ class Watcher:
         assert {lane["lane"]: lane for lane in told["lanes"]} == self.lanes
         assert told["rounds"] == list(self.rounds.values())[-ROUNDS_MAX:]
         assert told["events"] == self.events
-        assert told["version"] == self.version
+        assert (told["timeline"], told["version"]) == ("first", self.version)
 
 
 def test_a_node_joins_takes_part_and_is_lost() -> None:

@@ -266,8 +266,8 @@ class Page:
             return body
 
         # Made for all who ask for it at this version; the next may not be kept from anybody.
-        version = self._feed.version(run_id)
-        return await self._told(f"timeline {version} {run_id}", make)
+        name, version = self._feed.version(run_id)
+        return await self._told(f"timeline {name} {version} {run_id}", make)
 
     async def _told(self, key: str, make: Callable[[], Awaitable[bytes]]) -> web.StreamResponse:
         try:

@@ -8,6 +8,7 @@ const RETRY_MAX_MS = 10_000;
 const SILENCE_MAX_MS = 40_000;
 
 export class Unauthorized extends Error {}
+export class Missing extends Error {}
 
 export function token() {
   return sessionStorage.getItem(TOKEN) ?? "";
@@ -28,6 +29,7 @@ async function request(path, options = {}) {
 
 export async function fetchJson(path) {
   const response = await request(path);
+  if (response.status === 404) throw new Missing();
   if (!response.ok) throw new Error((await response.text()).trim());
   return response.json();
 }

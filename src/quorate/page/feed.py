@@ -8,6 +8,7 @@ standard, "Server-sent events".
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from typing import Any
 
@@ -109,17 +110,18 @@ class Feed:
         viewer.send(encoded("runs", [_brief(timeline) for timeline in self._timelines.values()]))
         timeline = self._timelines.get(run_id)
         if timeline is not None:
-            viewer.send(encoded("version", {"run": run_id, "version": timeline.version}))
+            version = {"run": run_id, "timeline": timeline.name, "version": timeline.version}
+            viewer.send(encoded("version", version))
         return viewer
 
     def detach(self, viewer: Viewer) -> None:
         """Send nothing more to a viewer."""
         self._viewers.discard(viewer)
 
-    def version(self, run_id: str) -> int:
-        """Return which version of a run's timeline there is; 0 if there is none."""
+    def version(self, run_id: str) -> tuple[str, int]:
+        """Return which timeline of a run there is, and its version; `("", 0)` if there is none."""
         timeline = self._timelines.get(run_id)
-        return timeline.version if timeline is not None else 0
+        return (timeline.name, timeline.version) if timeline is not None else ("", 0)
 
     async def snapshot(self, run_id: str) -> bytes | None:
         """Return the timeline of a run as JSON; `None` if there is no such run here.
@@ -153,9 +155,8 @@ class Feed:
         for run_id, run in list(self._server.runs.items()):
             if self._revisions.get(run_id) != run.revision:
                 self._revisions[run_id] = run.revision
-                await self._observe(self._timelines.get(run_id) or Timeline(run_id), run)
-        while len(self._timelines) > TIMELINES_MAX:
-            self._drop(next(iter(self._timelines)))
+                await self._observe(self._timelines.get(run_id) or _new_timeline(run_id), run)
+        self._drop_the_oldest()
         hindrance = self._server.hindrance()
         if self._hindrance != hindrance:
             self._hindrance = hindrance
@@ -182,6 +183,14 @@ class Feed:
                 if viewer.run_id == run_id:
                     viewer.send(event)
 
+    def _drop_the_oldest(self) -> None:
+        """Keep no more timelines than may be kept; those that somebody looks at are."""
+        surplus = max(len(self._timelines) - TIMELINES_MAX, 0)
+        watched = {viewer.run_id for viewer in self._viewers}
+        unwatched = [run_id for run_id in self._timelines if run_id not in watched]
+        for run_id in unwatched[:surplus]:
+            self._drop(run_id)
+
     def _drop(self, run_id: str) -> None:
         del self._timelines[run_id]
         self._broadcast(encoded("gone", {"run": run_id}))
@@ -197,6 +206,10 @@ class Feed:
 
     def _now_s(self) -> float:
         return round(self._clock.now().timestamp(), 3)
+
+
+def _new_timeline(run_id: str) -> Timeline:
+    return Timeline(run_id, secrets.token_hex(8))
 
 
 async def _made(parts: Parts) -> bytes:

@@ -31,13 +31,13 @@ export class Lanes {
   }
 
   show(model, fold, span) {
-    if (this.model?.run !== model.run) this.forget();
+    if (this.model?.timeline !== model.timeline) this.forget();
     else if (this.fold !== fold) this.foldAll();
     Object.assign(this, { model, fold, span });
     model.reshaped = true;
   }
 
-  /** Forgets the rows: each run has a first lane. */
+  /** Forgets the rows: each timeline has a first lane. */
   forget() {
     for (const element of this.drawn.values()) element.remove();
     this.drawn.clear();

@@ -28,6 +28,7 @@ const VALUES_MAX = 200;
 export class Model {
   constructor(snapshot) {
     this.run = snapshot.run;
+    this.timeline = snapshot.timeline;
     this.version = snapshot.version;
     this.head = snapshot.head;
     this.rounds = snapshot.rounds;
@@ -44,8 +45,14 @@ export class Model {
     this.first = null;
   }
 
+  /** Whether this is a timeline at a version; each timeline counts its own. */
+  is({ timeline, version }) {
+    return this.timeline === timeline && this.version === version;
+  }
+
   /** Adds a diff; returns false if it does not fit, and everything has to be fetched. */
   apply(diff) {
+    if (diff.timeline !== this.timeline) return false;
     if (diff.version <= this.version) return true;
     if (diff.from !== this.version) return false;
     this.version = diff.version;

@@ -2,7 +2,7 @@
 
 import { nodeButtons, runButtons } from "./acts.js";
 import { clockText, durationText, sign, svg } from "./drawing.js";
-import { fetchJson, keepToken, Stream, Unauthorized } from "./feed.js";
+import { fetchJson, keepToken, Missing, Stream, Unauthorized } from "./feed.js";
 import { describe, Lanes, legend } from "./lanes.js";
 import { isGone, Model, now } from "./model.js";
 
@@ -18,6 +18,7 @@ let chosen = new URLSearchParams(location.search).get("run") ?? "";
 let clockOffset = 0;
 let rights = { read: true, act: false, operators: false };
 let fetching = false;
+let later = [];
 const lanes = new Lanes({ lanes: by("lanes"), sheet: by("sheet"), chart: by("chart"), axis: by("axis") }, tellSelected);
 
 const coordinatorNow = () => Date.now() / 1000 + clockOffset;
@@ -43,24 +44,28 @@ function take(name, content) {
   else if (name === "runs") {
     runs.clear();
     for (const brief of content) runs.set(brief.run, brief);
+    if (!runs.has(chosen)) follow("gone", { run: chosen });
     showRuns();
     chooseSome();
   } else if (name === "run") {
     runs.set(content.run, content);
     showRuns();
     chooseSome();
-  } else if (name === "gone") {
-    runs.delete(content.run);
-    showRuns();
-  } else if (name === "version") {
-    if (model?.run !== content.run || model.version !== content.version) fetchAll();
-  } else if (name === "behind") fetchAll();
-  else if (name === "diff" && content.run === chosen) {
-    noteTime(content.now);
-    // The run may be new, and the page older.
-    if (model?.run === chosen && model.apply(content)) draw();
-    else fetchAll();
+  } else {
+    if (name === "gone") {
+      runs.delete(content.run);
+      showRuns();
+    } else if (name === "diff") noteTime(content.now);
+    if (name === "behind" || content.run === chosen) follow(name, content);
   }
+}
+
+/** Follows what is told of the chosen run; while a snapshot is on its way, which may be older, it waits. */
+function follow(name, content) {
+  if (fetching) later.push([name, content]);
+  else if (name === "gone") drop();
+  else if (name === "diff" && model?.apply(content)) draw();
+  else if (name !== "version" || !model?.is(content)) fetchAll();
 }
 
 /** Measures how long an update took, its layout included; drawing pixels is the browser's own. */
@@ -73,7 +78,6 @@ function measure(begun) {
 }
 
 async function fetchAll() {
-  if (fetching) return;
   fetching = true;
   const run = chosen;
   try {
@@ -85,10 +89,13 @@ async function fetchAll() {
     }
   } catch (error) {
     if (error instanceof Unauthorized) showLogin("");
+    if (error instanceof Missing && run === chosen) drop();
   } finally {
     fetching = false;
   }
-  if (run !== chosen) fetchAll();
+  const told = later;
+  later = [];
+  for (const [name, content] of told) follow(name, content);
 }
 
 // What is shown
@@ -100,6 +107,7 @@ function chooseSome() {
 
 function choose(run) {
   chosen = run;
+  later = [];
   history.replaceState(null, "", run ? `?run=${encodeURIComponent(run)}` : "/");
   stream?.stop();
   stream = new Stream(run, handlers);
@@ -146,6 +154,16 @@ function runItem(brief) {
   button.onclick = () => choose(brief.run);
   item.append(button);
   return item;
+}
+
+/** Shows nothing more of a run that is not here any more. */
+function drop() {
+  if (!model) return;
+  by("empty").textContent = `Run ${chosen} is not here any more: it was forgotten some time after its end, or this `
+    + "coordinator has begun anew or does not decide now. Should the run come back, it appears by itself.";
+  document.title = "quorate";
+  model = null;
+  showRuns();
 }
 
 function showModel() {

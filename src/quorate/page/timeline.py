@@ -8,8 +8,9 @@ the lanes, and said as a diff, which a viewer adds to what it has:
     timeline.snapshot(now_s)                 -> everything, as JSON in parts
 
 Between two steps or two parts something else may be done, but not to the timeline. A diff goes from
-one version to the next; a viewer of another version asks for everything. Times are seconds since
-1970 on the coordinator's clock, for people only: nothing is decided by them.
+one version to the next; a viewer of another version, or of another timeline of the run, asks for
+everything. Times are seconds since 1970 on the coordinator's clock, for people only: nothing is
+decided by them.
 """
 
 from __future__ import annotations
@@ -82,9 +83,12 @@ class Timeline:
 
     Args:
         run_id: The run.
+        name: What no other timeline is called: another one of the same run has the same versions,
+            and other lanes under the same numbers.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, name: str) -> None:
+        self.name = name
         self.version = 0
         self._run_id = run_id
         self._numbers = 0
@@ -122,6 +126,7 @@ class Timeline:
         """Yield what leads from the version before this one to this one, as JSON."""
         head = {
             "run": self._run_id,
+            "timeline": self.name,
             "from": self.version - 1,
             "version": self.version,
             "now": now_s,
@@ -135,6 +140,7 @@ class Timeline:
         """Yield everything, as JSON."""
         head = {
             "run": self._run_id,
+            "timeline": self.name,
             "version": self.version,
             "now": now_s,
             "head": self._head,
