@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -156,6 +157,19 @@ def test_a_run_is_told_and_stays_up_to_date(browser: Browser, stage: Stage) -> N
     browser.see("Round 1 has stood for", "#sentence")
     stage.cut(["node2"])
     browser.until(lambda: any("rank 1, not connected" in row for row in browser.rows()))
+
+
+def test_since_when_is_told_only_once_somebody_waits(browser: Browser) -> None:
+    stage = Stage(min_nodes=2, max_nodes=2)
+    try:
+        stage.attach(["a", "b"])
+        open_page(browser, stage)
+        browser.see("Waiting for 2 more nodes (0 of 2).", "#sentence")
+        stage.join(["a"])
+        browser.see("Waiting for 1 more node (1 of 2), since ", "#sentence")
+        assert re.search(r", since \d+ s\.$", browser.text("#sentence"))
+    finally:
+        stage.close()
 
 
 def test_nothing_jumps_and_nothing_moves_for_those_who_do_not_want_it(

@@ -98,6 +98,29 @@ def test_a_node_joins_takes_part_and_is_lost() -> None:
     assert head["waiting_since"] == driver.clock.now().timestamp()
 
 
+def test_since_when_is_told_once_somebody_waits() -> None:
+    driver = Driver(2, 3)
+    watcher = Watcher(driver)
+
+    def look() -> tuple[str, float | None]:
+        watcher.look()
+        head = watcher.timeline.head
+        return head["waiting_for"], head["waiting_since"]
+
+    a, b = driver.agent("a"), driver.agent("b")
+    assert look() == ("waiting for 2 more nodes (0 of 2)", None)
+    driver.let_pass(5)
+    a.join()
+    came_s = driver.clock.now().timestamp()
+    assert look() == ("waiting for 1 more node (1 of 2)", came_s)
+    driver.let_pass(5)
+    assert look() == ("waiting for 1 more node (1 of 2)", came_s)
+    b.join()
+    driver.let_pass(5)
+    b.leave()
+    assert look() == ("waiting for 1 more node (1 of 2)", driver.clock.now().timestamp())
+
+
 def test_nothing_new_is_no_version() -> None:
     driver = Driver(2, 3)
     watcher = Watcher(driver)

@@ -211,7 +211,8 @@ function showSentence(head, at) {
   const parts = [];
   if (head.phase === "closed") parts.push(strong("Closed: "), head.closed_reason);
   else if (head.waiting_for) {
-    parts.push(strong(capitalized(head.waiting_for)), `, since ${durationText(at - head.waiting_since)}.`);
+    const since = head.waiting_since === null ? "" : `, since ${durationText(at - head.waiting_since)}`;
+    parts.push(strong(capitalized(head.waiting_for)), `${since}.`);
   } else if (round?.completed) parts.push(`Round ${round.round} has stood for ${durationText(at - round.completed)}: ${round.why}.`);
   if (head.held !== null) parts.push(` An operator holds rounds open: ${head.held}.`);
   by("sentence").replaceChildren(...parts);

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
+from math import inf
 from typing import Any
 
 from quorate.coordinator.engine.glimpse import Glimpse, Standing
@@ -36,6 +37,9 @@ EVENTS_MAX = 200
 
 # More nodes than this to which the same happens between two looks are one event.
 NAMED_MAX = 4
+
+# How far apart the moments of two looks may be that are the same: a second is what people are told.
+SAME_MOMENT_S = 1.0
 
 LOST = "lost"
 GONE = "gone"
@@ -224,9 +228,7 @@ class Timeline:
                 self._add_event(kind, _sentence(event, why), event.at.timestamp())
 
     def _describe(self, seen: Glimpse, now_s: float) -> dict[str, Any]:
-        if seen.waiting_kind != self._waiting[0]:
-            since_s = None if seen.waits_for_s is None else round(now_s - seen.waits_for_s, 3)
-            self._waiting = (seen.waiting_kind, since_s)
+        waiting_since_s = self._waits_since(seen, now_s)
         return {
             "run": seen.run_id,
             "epoch": seen.epoch,
@@ -234,7 +236,7 @@ class Timeline:
             "phase": seen.phase,
             "closed_reason": seen.closed_reason,
             "waiting_for": seen.waiting_for,
-            "waiting_since": self._waiting[1],
+            "waiting_since": waiting_since_s,
             "min_nodes": seen.min_nodes,
             "max_nodes": seen.max_nodes,
             "desired_nodes": seen.desired_nodes,
@@ -245,6 +247,16 @@ class Timeline:
             "cut_off": seen.connections.count(None),
             "bans": len(seen.bans),
         }
+
+    def _waits_since(self, seen: Glimpse, now_s: float) -> float | None:
+        """Return since when somebody waits for what is waited for; `None` while nobody does."""
+        since_s = None if seen.waits_for_s is None else round(now_s - seen.waits_for_s, 3)
+        kind, known_s = self._waiting
+        apart_s = inf if since_s is None or known_s is None else abs(since_s - known_s)
+        # The same moment on two clocks, which is told once.
+        if kind != seen.waiting_kind or apart_s > SAME_MOMENT_S:
+            self._waiting = (seen.waiting_kind, since_s)
+        return self._waiting[1]
 
     def _new_lane(self, node: NodeDesc, profile: NodeProfile) -> Lane:
         self._numbers += 1
