@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from quorate.core.settings import NUMBER_MAX
 from quorate.page.access import Access
 from quorate.page.feed import Feed
 from tests.page.stage import RUN, Stage
@@ -269,6 +270,20 @@ CONTRASTS = """(() => {
     return (a + 0.05) / (b + 0.05) < least;
   });
 })()"""
+
+
+def test_places_beyond_count_are_counted_and_not_drawn(browser: Browser) -> None:
+    stage = Stage(max_nodes=NUMBER_MAX)
+    try:
+        stage.attach(["a"])
+        stage.join()
+        open_page(browser, stage)
+        told = f"1 with a rank, {NUMBER_MAX - 1:,} free. The first 4,097 are drawn."
+        browser.see(told, "#world-note")
+        cells = "document.querySelector('#world .free').getAttribute('d').split('M').length - 1"
+        assert browser.ask(cells) == 4096
+    finally:
+        stage.close()
 
 
 def test_thousands_are_folded_and_an_update_is_quick(browser: Browser, crowd: Stage) -> None:

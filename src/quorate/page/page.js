@@ -10,6 +10,8 @@ const by = (id) => document.getElementById(id);
 const WORLD_HEIGHT = 180;
 const EVENTS_SHOWN = 100;
 const MEASURES_MAX = 100;
+// Places that nobody has taken: a run may have billions of them.
+const FREE_DRAWN_MAX = 4096;
 
 const runs = new Map();
 let model = null;
@@ -146,11 +148,11 @@ function runItem(brief) {
   const name = document.createElement("span");
   name.className = "name";
   name.textContent = brief.run;
-  const count = document.createElement("span");
-  count.className = "count";
-  count.textContent = brief.nodes.toLocaleString("en");
-  count.title = `${brief.phase}, round ${brief.round}`;
-  button.append(sign(brief.phase), name, count);
+  const nodes = document.createElement("span");
+  nodes.className = "count";
+  nodes.textContent = count(brief.nodes);
+  nodes.title = `${brief.phase}, round ${brief.round}`;
+  button.append(sign(brief.phase), name, nodes);
   button.onclick = () => choose(brief.run);
   item.append(button);
   return item;
@@ -224,6 +226,7 @@ function strong(text) {
   return element;
 }
 
+const count = (number) => number.toLocaleString("en");
 const capitalized = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function showFigures(head) {
@@ -244,7 +247,7 @@ function figure(name, value, after = "", alarming = false) {
   small.textContent = after;
   element.dataset.zero = value === 0 && !after && name !== "round";
   element.dataset.alarm = alarming && value > 0;
-  element.replaceChildren(value.toLocaleString("en"), small);
+  element.replaceChildren(count(value), small);
 }
 
 /** The places of the world, one cell each: taken, kept for a survivor, or free. */
@@ -259,13 +262,14 @@ function showWorld(head) {
   const joined = head.counts.joined ?? 0;
   const taken = Object.keys(ranks).length;
   const size = Math.max(ranks.length, joined + kept, head.desired_nodes ?? head.max_nodes ?? 0);
+  const drawn = Math.min(size, Math.max(ranks.length, joined + kept) + FREE_DRAWN_MAX);
   const width = by("world").clientWidth || 600;
-  const cell = cellSize(size, width);
+  const cell = cellSize(drawn, width);
   const across = Math.max(1, Math.floor(width / cell));
   const paths = { participant: "", joined: "", kept: "", free: "" };
   const texts = [];
   const gap = cell > 12 ? 3 : cell > 5 ? 1.5 : 0.7;
-  for (let place = 0; place < size; place++) {
+  for (let place = 0; place < drawn; place++) {
     const x = (place % across) * cell;
     const y = Math.floor(place / across) * cell;
     const kind = ranks[place] ? "participant" : place < joined ? "joined" : place < joined + kept ? "kept" : "free";
@@ -275,15 +279,16 @@ function showWorld(head) {
   const classes = { participant: "s-participant", joined: "s-joined", kept: "kept", free: "free" };
   const shapes = Object.entries(paths).map(([kind, d]) => svg("path", { class: classes[kind], d }));
   by("world").replaceChildren(...shapes, ...texts);
-  by("world-note").textContent = worldText(head, taken, joined, kept, size);
+  const note = worldText(head, taken, joined, kept, size);
+  by("world-note").textContent = drawn < size ? `${note} The first ${count(drawn)} are drawn.` : note;
 }
 
 function worldText(head, taken, joined, kept, size) {
   const free = Math.max(size - Math.max(taken, joined) - kept, 0);
-  const parts = head.phase === "complete" ? [`${taken} with a rank`] : [`${joined} joined`];
-  if (head.lost) parts.push(`${head.lost} lost`);
-  if (kept) parts.push(`${kept} awaited`);
-  if (free - (head.phase === "complete" ? head.lost : 0) > 0) parts.push(`${free} free`);
+  const parts = head.phase === "complete" ? [`${count(taken)} with a rank`] : [`${count(joined)} joined`];
+  if (head.lost) parts.push(`${count(head.lost)} lost`);
+  if (kept) parts.push(`${count(kept)} awaited`);
+  if (free - (head.phase === "complete" ? head.lost : 0) > 0) parts.push(`${count(free)} free`);
   return `Places by rank: ${parts.join(", ")}.`;
 }
 
