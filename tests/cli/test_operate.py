@@ -186,3 +186,10 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(RendezvousSettingsError, match="not a duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("command", ["drain", "evict", "release", "scale"])
+def test_help_says_what_restarts_all_workers(command: str) -> None:
+    text = getattr(operate, command).help
+    assert "workers" in text
+    assert "stopped and started again" in " ".join(text.split())

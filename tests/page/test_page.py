@@ -25,6 +25,8 @@ BLOCKS = 10
 # An update of 4,000 nodes takes some 20 ms on a quiet machine.
 UPDATE_MAX_MS = 100
 
+OPERATOR = "an operator's secret"
+
 # What of the page's area times distance may jump while it is being looked at.
 SHIFT_MAX = 0.02
 
@@ -337,7 +339,7 @@ def test_a_group_is_unfolded_and_only_what_is_in_view_exists(
 
 
 def test_a_token_lets_one_look_and_act(browser: Browser) -> None:
-    access = Access(lambda: [b"a reader's secret"], lambda: [b"an operator's secret"])
+    access = Access(lambda: [b"a reader's secret"], lambda: [OPERATOR.encode()])
     stage = Stage(access, max_nodes=2)
     try:
         stage.attach(["a", "b"])
@@ -352,7 +354,7 @@ def test_a_token_lets_one_look_and_act(browser: Browser) -> None:
         browser.ask("sessionStorage.clear()")
         browser.driver.refresh()
         browser.see("wants a token", "#login")
-        give_token(browser, "an operator's secret")
+        give_token(browser, OPERATOR)
         browser.see("Hold", "#acts")
         assert "secret" not in browser.ask("location.href + JSON.stringify(localStorage)")
         act(browser, "#acts [data-act=hold]", "field-reason", "power works")
@@ -363,6 +365,31 @@ def test_a_token_lets_one_look_and_act(browser: Browser) -> None:
         browser.see("evicted by the operator: it is slow", "#events")
         act(browser, "#acts [data-act=scale]", "field-nodes", "77")
         browser.see("choose a number among these", "#dialog-error")
+    finally:
+        stage.close()
+
+
+def test_what_an_act_does_is_said_before_it_is_done(browser: Browser) -> None:
+    stage = Stage(Access(acting=lambda: [OPERATOR.encode()]), max_nodes=2)
+    try:
+        stage.attach(["a"])
+        stage.join()
+        open_page(browser, stage)
+        browser.ask("sessionStorage.setItem('quorate-token', arguments[0])", OPERATOR)
+        browser.driver.refresh()
+        browser.see("a", "#sheet .name")
+        browser.ask("void document.querySelector('#sheet .lane').click()")
+        browser.see("Drain", "#node-acts")
+
+        def told(act: str) -> str:
+            browser.ask(f"void document.querySelector('[data-act={act}]').click()")
+            text = browser.text("#dialog-text")
+            browser.ask("void document.getElementById('dialog-cancel').click()")
+            return text
+
+        assert told("close") == "Nobody can join the run any more. Workers that run are let finish."
+        for act in ("drain", "evict", "release", "scale"):
+            assert "all workers are stopped and started again" in told(act)
     finally:
         stage.close()
 
@@ -398,13 +425,13 @@ def test_several_runs_and_none(browser: Browser) -> None:
 
 
 def test_another_run_has_other_rows_and_nothing_is_selected_in_it(browser: Browser) -> None:
-    stage = Stage(Access(acting=lambda: [b"an operator's secret"]), max_nodes=2)
+    stage = Stage(Access(acting=lambda: [OPERATOR.encode()]), max_nodes=2)
     try:
         stage.attach(["a1", "a2"])
         stage.attach(["b1", "b2"], run_id="job2")
         stage.join()
         browser.driver.get(f"{stage.url}/?run={RUN}")
-        browser.ask("sessionStorage.setItem('quorate-token', arguments[0])", "an operator's secret")
+        browser.ask("sessionStorage.setItem('quorate-token', arguments[0])", OPERATOR)
         browser.driver.refresh()
         browser.see("a2", "#sheet")
         browser.ask("void document.querySelector('#sheet .lane').click()")

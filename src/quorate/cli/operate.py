@@ -76,7 +76,8 @@ def close(connection: Connection, as_json: bool, run_id: str, reason: str) -> No
 def drain(connection: Connection, as_json: bool, run_id: str, node: str, reason: str) -> None:
     """Let NODE leave RUN at the next regroup; its agent then stops its workers and exits with 0.
 
-    While its world stands nothing happens. A node that only waits leaves at once.
+    While its world stands nothing happens, and this alone brings no regroup about; in each that
+    comes, all workers are stopped and started again. A node that only waits leaves at once.
 
     NODE is a rank, an address, a node id, or a description as `quorate status` prints it.
     """
@@ -103,7 +104,8 @@ def evict(
 ) -> None:
     """Turn NODE out of RUN now, and keep it out; its agent exits with 80, the others regroup.
 
-    It is kept out by its node id, or by its address if it has none.
+    All workers of the others are stopped and started again. It is kept out by its node id, or by
+    its address if it has none.
 
     NODE is a rank, an address, a node id, or a description as `quorate status` prints it.
     """
@@ -114,13 +116,19 @@ def evict(
 @_command
 @_reason("Why: nodes that wait are told.")
 def hold(connection: Connection, as_json: bool, run_id: str, reason: str) -> None:
-    """Keep rounds of RUN from completing until it is released. A world that stands goes on."""
+    """Keep rounds of RUN from completing until it is released. A world that stands goes on.
+
+    Should that lose a node meanwhile, the others stop their workers and wait.
+    """
     _act(connection, "hold", run_id, as_json, lambda id: Hold(id, reason))
 
 
 @_command
 def release(connection: Connection, as_json: bool, run_id: str) -> None:
-    """Let rounds of RUN complete again."""
+    """Let rounds of RUN complete again.
+
+    If nodes wait to be let in, all workers are stopped and started again.
+    """
     _act(connection, "release", run_id, as_json, Release)
 
 
@@ -129,7 +137,8 @@ def release(connection: Connection, as_json: bool, run_id: str) -> None:
 def scale(connection: Connection, as_json: bool, run_id: str, nodes: str) -> None:
     """Say how many nodes a round of RUN should have: N, or as many as its settings allow.
 
-    A smaller world lets the last ranks wait as spares; a larger one takes spares in.
+    A smaller world lets the last ranks wait as spares; a larger one takes spares in. If the world
+    changes, all workers are stopped and started again.
     """
     _act(connection, "scale", run_id, as_json, lambda id: Scale(id, _parse_size(nodes)))
 

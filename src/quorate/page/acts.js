@@ -4,28 +4,36 @@ import { act } from "./feed.js";
 
 const REASON = { name: "reason", label: "Reason, told to everyone", kind: "text" };
 
+// What a new round is to a job.
+const RESTART = "all workers are stopped and started again";
+
 const ACTS = {
   hold: {
     title: "Hold", fields: [REASON],
-    text: "No round completes until you release the run; the present world goes on.",
+    text: "No round completes until you release the run. The present world goes on; should it lose a node, the others "
+      + "stop their workers and wait.",
   },
-  release: { title: "Release", fields: [], text: "Rounds complete again." },
+  release: {
+    title: "Release", fields: [],
+    text: `Rounds complete again. If nodes wait to be let in, ${RESTART}.`,
+  },
   scale: {
     title: "Scale",
     fields: [{ name: "nodes", label: "Nodes a round should have; empty for the greatest number", kind: "number" }],
-    text: "The world grows or shrinks to this size; surplus nodes become spares.",
+    text: `The world grows or shrinks to this size; surplus nodes become spares. If it changes, ${RESTART}.`,
   },
   close: {
     title: "Close", fields: [REASON],
-    text: "Ends the run for good: every agent stops its workers and exits, nobody can join again.",
+    text: "Nobody can join the run any more. Workers that run are let finish.",
   },
   drain: {
     title: "Drain", fields: [REASON],
-    text: "The node leaves at the next regroup, and its agent exits with 0. Nothing is interrupted.",
+    text: "The node leaves at the next regroup, and its agent exits with 0. This alone brings no regroup about; in each "
+      + `that comes, ${RESTART}. A node that only waits leaves at once.`,
   },
   evict: {
     title: "Evict", fields: [REASON, { name: "for_s", label: "Seconds to keep it out; empty for good", kind: "number" }],
-    text: "The node is out at once, the others regroup, and it cannot come back meanwhile.",
+    text: `The node is out at once, and cannot come back meanwhile. The others regroup: ${RESTART}.`,
   },
 };
 
