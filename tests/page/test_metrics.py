@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from quorate.coordinator.runs import tally
 from tests.conftest import wait_until
 from tests.page.stage import RUN, Stage
 from tests.page.visits import visit
@@ -17,9 +18,20 @@ from tests.page.visits import visit
 DASHBOARD = Path(__file__).parents[2] / "examples" / "grafana-dashboard.json"
 
 
+def read(stage: Stage) -> dict[Any, float]:
+    """Return the figures, by the names of their samples."""
+    answer = visit(f"{stage.url}/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
 @pytest.fixture(scope="module")
 def figures() -> dict[Any, float]:
-    """The figures after one of three nodes was lost, by the names of their samples."""
+    """The figures after one of three nodes was lost."""
     stage = Stage(min_nodes=2, max_nodes=3)
     stage.attach(["a", "b", "c"])
     stage.join()
@@ -30,14 +42,10 @@ def figures() -> dict[Any, float]:
     # One answer is shared for half a second.
     second = f'rounds_completed_total{{run="{RUN}"}} 2.0'
     wait_until(lambda: second in visit(f"{stage.url}/metrics").text)
-    answer = visit(f"{stage.url}/metrics")
-    stage.close()
-    assert answer.headers["Content-Type"].startswith("text/plain; version=")
-    return {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
+    try:
+        return read(stage)
+    finally:
+        stage.close()
 
 
 def of_run(name: str, **labels: str) -> tuple[Any, ...]:
@@ -53,6 +61,27 @@ def test_what_has_happened_is_counted(figures: dict[Any, float]) -> None:
     assert figures["quorate_runs",] == 1
     assert figures["quorate_deciding",] == 1
     assert figures["quorate_held_requests",] == 0
+
+
+def test_runs_beyond_those_with_a_name_are_counted_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tally, "RUNS_MAX", 1)
+    stage = Stage(max_nodes=2)
+    try:
+        for run_id in (RUN, "job2", "job3"):
+            stage.attach([f"{run_id}-a", f"{run_id}-b"], run_id=run_id)
+        stage.join()
+        stage.attach(["job3-c"], run_id="job3")
+        figures = read(stage)
+    finally:
+        stage.close()
+    assert figures[of_run("quorate_world_size_nodes")] == 2
+    others = {"run": tally.OTHER_RUNS}
+    assert figures[of_run("quorate_joins_total", **others)] == 5
+    assert figures[of_run("quorate_world_size_nodes", **others)] == 4
+    assert figures[of_run("quorate_nodes", state="participant", **others)] == 4
+    assert figures[of_run("quorate_nodes", state="attached", **others)] == 1
 
 
 def test_times_are_histograms_that_add_up(figures: dict[Any, float]) -> None:

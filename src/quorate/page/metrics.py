@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry
@@ -15,8 +16,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from quorate.coordinator.engine.glimpse import PARTICIPANT, Glimpse, glimpse
-from quorate.coordinator.runs.tally import Histogram, Tally
+from quorate.coordinator.engine.glimpse import PARTICIPANT, count_standings
+from quorate.coordinator.runs.tally import OTHER_RUNS, Histogram, Tally
 from quorate.coordinator.server import CoordinatorServer
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -54,10 +55,7 @@ class _CoordinatorCollector(Collector):
         )
         yield from _totals(server.tally)
         yield from _counted_by_run(server.tally)
-        # The runs that are counted by name are those that are shown by name.
-        yield from _present(
-            [glimpse(server.runs[run_id]) for run_id in server.tally.runs if run_id in server.runs]
-        )
+        yield from _present(server)
 
 
 def _totals(tally: Tally) -> Iterator[Metric]:
@@ -99,18 +97,22 @@ def _counted_by_run(tally: Tally) -> Iterator[Metric]:
     yield from (rounds, joins, losses)
 
 
-def _present(runs: list[Glimpse]) -> Iterator[Metric]:
+def _present(server: CoordinatorServer) -> Iterator[Metric]:
+    """Yield how many nodes stand where now; runs that are not counted by name, together."""
+    runs: dict[str, Counter[str]] = {}
+    for run_id, run in server.runs.items():
+        name = run_id if run_id in server.tally.runs else OTHER_RUNS
+        runs.setdefault(name, Counter()).update(count_standings(run))
     size = GaugeMetricFamily(
         "quorate_world_size_nodes", "Nodes with a rank in the present world.", labels=["run"]
     )
     nodes = GaugeMetricFamily(
         "quorate_nodes", "Attached nodes, by where they stand.", labels=["run", "state"]
     )
-    for run in runs:
-        counts = run.counts()
-        size.add_metric([run.run_id], counts.get(PARTICIPANT, 0))
+    for name, counts in runs.items():
+        size.add_metric([name], counts[PARTICIPANT])
         for state, count in counts.items():
-            nodes.add_metric([run.run_id, state], count)
+            nodes.add_metric([name, state], count)
     yield from (size, nodes)
 
 

@@ -7,8 +7,8 @@ or only ever replaced is shared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from quorate.coordinator.runs.history import Event, Round
 from quorate.coordinator.runs.run import Run
@@ -17,10 +17,12 @@ from quorate.core.completion import completion
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import Ban, RendezvousState
 
-__all__ = ["JOINED", "PARTICIPANT", "Glimpse", "Standing", "glimpse"]
+__all__ = ["JOINED", "PARTICIPANT", "Glimpse", "Standing", "count_standings", "glimpse"]
 
 PARTICIPANT = "participant"
 JOINED = "joined"
+
+_Place: TypeAlias = tuple[str, Mapping[NodeDesc, Any]]
 
 
 class Standing(NamedTuple):
@@ -109,9 +111,7 @@ class Glimpse(NamedTuple):
 
     def counts(self) -> dict[str, int]:
         """Return how many nodes stand where, those places left out where nobody does."""
-        counts = {state: len(members) for state, members in self.places.items()}
-        attached = len(self.nodes) - sum(counts.values())
-        return counts | ({_ATTACHED.state: attached} if attached else {})
+        return _counted(self.places.items(), len(self.nodes))
 
 
 def glimpse(run: Run) -> Glimpse:
@@ -140,13 +140,24 @@ def glimpse(run: Run) -> Glimpse:
         heard_s=[session.heard_s for session in sessions],
         joins=[session.join for session in sessions],
         profiles=dict(state.profiles),
-        places=_places(state),
+        places={name: dict(members) for name, members in _places(state)},
         departed=dict(state.departed),
         draining=dict(state.draining),
         bans=dict(state.bans),
         rounds=list(run.history.rounds),
         events=list(run.history.events),
     )
+
+
+def count_standings(run: Run) -> dict[str, int]:
+    """Return how many nodes of a run stand where now, as its glimpse would, without taking one."""
+    return _counted(_places(run.state), len(run.sessions))
+
+
+def _counted(places: Iterable[_Place], nodes: int) -> dict[str, int]:
+    counts = {state: len(members) for state, members in places}
+    attached = nodes - sum(counts.values())
+    return counts | ({_ATTACHED.state: attached} if attached else {})
 
 
 def _phase(state: RendezvousState) -> str:
@@ -158,15 +169,13 @@ def _phase(state: RendezvousState) -> str:
     return "joining" if state.world is None else "regrouping"
 
 
-def _places(state: RendezvousState) -> dict[str, Mapping[NodeDesc, Any]]:
-    return {
-        name: dict(members)
-        for name, members in (
-            (PARTICIPANT if state.complete else JOINED, state.participants),
-            ("returning", state.survivors),
-            ("waiting", state.wait_list),
-            ("spare", state.redundancy_list),
-            ("straggler", state.stragglers),
-        )
-        if members
-    }
+def _places(state: RendezvousState) -> Iterator[_Place]:
+    for place in (
+        (PARTICIPANT if state.complete else JOINED, state.participants),
+        ("returning", state.survivors),
+        ("waiting", state.wait_list),
+        ("spare", state.redundancy_list),
+        ("straggler", state.stragglers),
+    ):
+        if place[1]:
+            yield place
