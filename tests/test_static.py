@@ -2,16 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from quorate.api import RendezvousParameters, RendezvousStoreInfo
+from quorate.api import RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
 from quorate.errors import RendezvousSettingsError, RendezvousTimeoutError
 from quorate.identity import Endpoint
 from quorate.static import StaticRendezvous, create_handler
 from quorate.stores.memory import MemoryStore
 from quorate.testing import ManualClock
+from tests.conftest import wait_until
 
 ENDPOINT = Endpoint("node1", 29500)
 
@@ -54,7 +56,8 @@ def test_every_node_gets_the_rank_that_it_was_given() -> None:
 
 def test_it_is_there_at_once_when_it_comes_back() -> None:
     opener = Opener()
-    handler = StaticRendezvous(ENDPOINT, 0, 1, "run", open_store=opener)
+    served = SimpleNamespace(port=7001)
+    handler = StaticRendezvous(ENDPOINT, 0, 1, "run", open_store=opener, serve_store=lambda: served)
     handler.next_rendezvous()
     handler.next_rendezvous()
     assert len(opener.calls) == 1
@@ -113,3 +116,75 @@ def test_over_a_store_of_torch(free_port: Callable[[], int]) -> None:
     assert infos[0].store.get("key") == b"value"
     for handler in reversed(handlers):
         handler.shutdown()
+
+
+def meet(handlers: list[StaticRendezvous]) -> list[RendezvousInfo]:
+    with ThreadPoolExecutor(len(handlers)) as pool:
+        return list(pool.map(StaticRendezvous.next_rendezvous, handlers))
+
+
+def two_nodes(opener: Opener, **changes: Any) -> list[StaticRendezvous]:
+    return [
+        StaticRendezvous(ENDPOINT, rank, 2, "run", 30, open_store=opener, **changes)
+        for rank in (0, 1)
+    ]
+
+
+def test_all_meet_again_when_one_comes_back_and_their_workers_get_a_new_store() -> None:
+    ports = iter([7001, 7002])
+    first, second = two_nodes(Opener(), serve_store=lambda: SimpleNamespace(port=next(ports)))
+    meet([first, second])
+    for number, port in ((1, 7001), (2, 7002)):
+        assert (first.num_nodes_waiting(), second.num_nodes_waiting()) == (0, 0)
+        with ThreadPoolExecutor(1) as pool:
+            back = pool.submit(second.next_rendezvous)
+            wait_until(first.num_nodes_waiting, what="the other one to be told of")
+            assert not back.done()
+            infos = [first.next_rendezvous(), back.result(30)]
+        for info in infos:
+            assert info.bootstrap_store_info == RendezvousStoreInfo("node1", port)
+            assert info.place is not None
+            assert (info.place.round, info.place.leader_port) == (number, port)
+
+
+def test_a_restarted_agent_goes_to_the_round_of_the_others() -> None:
+    opener = Opener()
+    first, second = two_nodes(opener, serve_store=lambda: SimpleNamespace(port=7001))
+    meet([first, second])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(first.next_rendezvous)
+        wait_until(second.num_nodes_waiting, what="the next round")
+        place = StaticRendezvous(ENDPOINT, 1, 2, "run", open_store=opener).next_rendezvous().place
+        assert place is not None
+        assert place.round == 1
+        waiting.result(30)
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_who_has_finished_is_not_waited_for(done: int) -> None:
+    """Its workers will not be started again, however often those of the others are."""
+    nodes = two_nodes(Opener(), serve_store=lambda: SimpleNamespace(port=7001))
+    meet(nodes)
+    nodes[done].finish()
+    info = nodes[1 - done].next_rendezvous()
+    assert (info.rank, info.world_size) == (1 - done, 2)
+    assert nodes[done].num_nodes_waiting() == 0
+
+
+def test_nobody_is_told_of_before_the_first_round_or_after_the_end() -> None:
+    handler = StaticRendezvous(ENDPOINT, 0, 1, "run", open_store=Opener())
+    handler.finish()
+    assert handler.num_nodes_waiting() == 0
+    handler.next_rendezvous()
+    handler.shutdown()
+    handler.finish()
+    assert handler.num_nodes_waiting() == 0
+
+
+@pytest.mark.torch
+def test_the_first_node_may_take_any_port() -> None:
+    handler = StaticRendezvous(Endpoint("127.0.0.1", 0), 0, 1, "run", 20)
+    bootstrap = handler.next_rendezvous().bootstrap_store_info
+    assert bootstrap is not None
+    assert bootstrap.master_port > 0
+    handler.shutdown()

@@ -676,6 +676,13 @@ class TestCoordinated:
         assert handler.num_nodes_waiting() == 0
         assert handler.shutdown()
 
+    @pytest.mark.parametrize("shares", [True, False])
+    def test_the_workers_are_told_whether_the_agent_serves_their_store(
+        self, ours: Ours, shares: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Ours, "use_agent_store", shares)
+        assert TorchRendezvousHandler(ours).use_agent_store is shares
+
     def test_an_unknown_key_is_refused_by_name(self, coordinator: ThreadedCoordinator) -> None:
         with pytest.raises(ValueError, match=r"'joint_timeout'.*did you mean 'join_timeout'"):
             create_handler(parameters(coordinator, (1, 1), joint_timeout="1"))

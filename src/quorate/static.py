@@ -1,4 +1,8 @@
-"""Fixed ranks: every node is told its rank and the size of the world, and nobody may come or go."""
+"""Fixed ranks: every node is told its rank and the size of the world, and nobody may come or go.
+
+When the workers of one node are to be started again, all nodes meet again, in the next round: a
+worker cannot enter a group that others are in already.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from quorate.api import (
     RendezvousParameters,
     RendezvousStoreInfo,
 )
+from quorate.backends.bounded import BoundedCaller
 from quorate.clock import Clock, SystemClock
 from quorate.config import check_keys
 from quorate.core.state import Place
@@ -30,16 +35,25 @@ NO_PORT = -1
 # How often a node looks whether the others are there.
 POLL_S = 0.1
 
+# How long the look whether others meet again may keep a node from looking after its workers.
+LOOK_TIMEOUT_S = 10.0
+
 # Fixed ranks have no state that could be created anew.
 EPOCH = "static"
 
+# Where in the store a node stands that has finished.
+FINISHED = "finished"
+
 StoreOpener = Callable[[Endpoint, bool, float], Any]
+StoreServer = Callable[[], Any]
 
 
 class StaticRendezvous(RendezvousHandler):
     """One node with a fixed rank, in a world that is complete when all ranks are there.
 
-    Rank 0 serves a TCPStore at the endpoint; the workers use it too.
+    Rank 0 serves a TCPStore at the endpoint, and the workers of the first round use it too. What
+    they leave there would mislead the workers of a later round, for whom rank 0 serves a new one
+    at a free port.
 
     Args:
         endpoint: The address and port of rank 0.
@@ -50,6 +64,8 @@ class StaticRendezvous(RendezvousHandler):
         slots: The number of workers of each node.
         open_store: Serves or reaches the store, given the endpoint, whether to serve, and the
             time that it may take; a TCPStore of torch's if `None`.
+        serve_store: Serves a store for the workers of a later round, and returns it; its `port` is
+            where. A TCPStore of torch's if `None`.
         clock: Gives the time.
     """
 
@@ -62,6 +78,7 @@ class StaticRendezvous(RendezvousHandler):
         timeout_s: float = TIMEOUT_S,
         slots: int = 1,
         open_store: StoreOpener | None = None,
+        serve_store: StoreServer | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._endpoint = endpoint
@@ -71,12 +88,17 @@ class StaticRendezvous(RendezvousHandler):
         self._timeout_s = timeout_s
         self._slots = slots
         self._open_store = open_store or _open_tcp_store
+        self._serve_store = serve_store or _serve_tcp_store
         self._clock = clock or SystemClock()
         self._store: Any = None
+        self._caller: BoundedCaller | None = None
+        self._workers_store: Any = None
+        self._round = -1
+        self._has_finished = False
 
     @property
     def use_agent_store(self) -> bool:
-        """The workers use the store that rank 0 serves."""
+        """The workers use a store that rank 0 serves."""
         return True
 
     def get_backend(self) -> str:
@@ -88,7 +110,7 @@ class StaticRendezvous(RendezvousHandler):
         return self._run_id
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Wait until every rank has called this once, and return this node's.
+        """Wait until every rank has called this as often, and return this node's place.
 
         Raises:
             RendezvousTimeoutError: Some ranks did not come; the message names them.
@@ -96,20 +118,25 @@ class StaticRendezvous(RendezvousHandler):
         """
         with rendezvous_span(self._run_id, self.get_backend()) as span:
             info = self._meet()
-            span.joined(0, info.rank, info.world_size)
+            span.joined(self._round, info.rank, info.world_size)
         return info
 
     def _meet(self) -> RendezvousInfo:
         deadline = self._clock.monotonic() + self._timeout_s
         if self._store is None:
             self._store = self._open_store(self._endpoint, self._rank == 0, self._timeout_s)
+            self._caller = BoundedCaller(f"The store at {self._endpoint}")
         with translating_foreign(self._store, f"Meeting the other nodes at {self._endpoint}"):
-            self._store.set(self._key(self._rank), b"here")
+            self._round = self._next_round()
+            port = self._port_to_announce()
+            self._store.set(self._key(self._round), b"begun")
+            self._store.set(self._key(self._round, self._rank), str(port).encode())
             self._await_others(deadline)
-        host, port = self._endpoint
+            port = self._announced_port()
+        host = self._endpoint.host
         place = Place(
             epoch=EPOCH,
-            round=0,
+            round=self._round,
             rank=self._rank,
             size=self._world_size,
             digest="",
@@ -122,6 +149,31 @@ class StaticRendezvous(RendezvousHandler):
         store = prefixed(self._run_id, self._store)
         return RendezvousInfo(store, self._rank, self._world_size, info, place)
 
+    def _next_round(self) -> int:
+        """Return the number of the round that the others are in, or go to."""
+        number = self._round + 1
+        while self._store.check([self._key(number + 1)]):
+            number += 1
+        return number
+
+    def _port_to_announce(self) -> int:
+        """Return where the workers of the round find their store; only rank 0's word counts."""
+        if self._rank != 0:
+            return self._endpoint.port
+        if self._round > 0:
+            self._workers_store = self._serve_store()
+        elif self._endpoint.port:
+            return self._endpoint.port
+        port: int = (self._workers_store or self._store).port
+        return port
+
+    def _announced_port(self) -> int:
+        announced = self._key(self._round, 0)
+        if not self._store.check([announced]):
+            # Rank 0 has finished: nobody meets at its store any more.
+            return self._endpoint.port
+        return int(self._store.get(announced))
+
     def is_closed(self) -> bool:
         """Return False: fixed ranks have no state that could be closed."""
         return False
@@ -130,24 +182,50 @@ class StaticRendezvous(RendezvousHandler):
         """Do nothing: fixed ranks have no state that could be closed."""
 
     def num_nodes_waiting(self) -> int:
-        """Return 0: nobody may come or go."""
-        return 0
+        """Return 1 if another node starts its workers again, for which all meet again, else 0.
+
+        Raises:
+            RendezvousConnectionError: The store at the endpoint cannot be reached.
+        """
+        if self._caller is None or self._has_finished:
+            return 0
+        keys = [self._key(self._round + 1)]
+        with translating_foreign(self._store, f"Looking for other nodes at {self._endpoint}"):
+            return int(self._caller.call(lambda: self._store.check(keys), LOOK_TIMEOUT_S))
+
+    def finish(self) -> None:
+        """Say that this node's work is done: it counts as there when others meet again.
+
+        Raises:
+            RendezvousConnectionError: The store at the endpoint cannot be reached.
+        """
+        if self._store is None:
+            return
+        self._has_finished = True
+        with translating_foreign(self._store, f"Telling the other nodes at {self._endpoint}"):
+            self._store.set(self._key(FINISHED, self._rank), b"finished")
 
     def leave(self, reason: str = "") -> None:
         """Do nothing: nobody waits for a node that was there once."""
 
     def shutdown(self) -> bool:
         """Release the store; rank 0 ends it for the others with that."""
-        self._store = None
+        if self._caller is not None:
+            self._caller.close()
+        self._caller = self._store = self._workers_store = None
         return True
 
-    def _key(self, rank: int) -> str:
-        return f"quorate.static.{self._run_id}/{rank}"
+    def _key(self, *parts: object) -> str:
+        return "/".join([f"quorate.static.{self._run_id}", *map(str, parts)])
+
+    def _is_there(self, rank: int) -> bool:
+        keys = (self._key(self._round, rank), self._key(FINISHED, rank))
+        return any(self._store.check([key]) for key in keys)
 
     def _await_others(self, deadline: float) -> None:
         missing = list(range(self._world_size))
         while True:
-            missing = [rank for rank in missing if not self._store.check([self._key(rank)])]
+            missing = [rank for rank in missing if not self._is_there(rank)]
             if not missing:
                 return
             if self._clock.monotonic() > deadline:
@@ -198,3 +276,9 @@ def _open_tcp_store(endpoint: Endpoint, is_host: bool, timeout_s: float) -> Any:
     from quorate.backends.tcpstore import create_tcp_store
 
     return create_tcp_store(endpoint, is_host, timeout_s)
+
+
+def _serve_tcp_store() -> Any:
+    from quorate.backends.tcpstore import serve_tcp_store
+
+    return serve_tcp_store()

@@ -235,8 +235,8 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """Whether workers use the agents' store: they make one of their own, in every round."""
-        return False
+        """Whether rank 0's agent serves the workers' store; else rank 0's worker does."""
+        return self._handler.use_agent_store
 
     def get_backend(self) -> str:
         """Return the name under which torchrun asked for it."""

@@ -21,7 +21,7 @@ def a_spec(**changes: Any) -> WorkerSpec:
 
 def test_the_environment_is_exactly_this() -> None:
     spec = a_spec(environment={"HOME": "/h"}, endpoint="c:29400", max_restarts=7)
-    assert worker_environment(spec, PLACE, None, local_rank=1, restart_count=2) == {
+    assert worker_environment(spec, PLACE, None, 1, 2, use_agent_store=False) == {
         "HOME": "/h",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
@@ -49,17 +49,18 @@ def test_the_environment_is_exactly_this() -> None:
 
 
 def test_the_bootstrap_store_goes_before_the_leader() -> None:
-    environment = worker_environment(a_spec(), PLACE, RendezvousStoreInfo("other", 5), 0, 0)
+    environment = worker_environment(a_spec(), PLACE, RendezvousStoreInfo("other", 5), 0, 0, True)
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("other", "5")
+    assert environment["TORCHELASTIC_USE_AGENT_STORE"] == "True"
 
 
 def test_a_single_worker_may_use_all_threads() -> None:
-    assert "OMP_NUM_THREADS" not in worker_environment(a_spec(workers=1), PLACE, None, 0, 0)
+    assert "OMP_NUM_THREADS" not in worker_environment(a_spec(workers=1), PLACE, None, 0, 0, False)
 
 
 def test_what_the_user_has_set_stays_unless_the_agent_must_say_it() -> None:
     given = {"OMP_NUM_THREADS": "8", "PYTHONUNBUFFERED": "", "RANK": "99"}
-    environment = worker_environment(a_spec(environment=given), PLACE, None, 0, 0)
+    environment = worker_environment(a_spec(environment=given), PLACE, None, 0, 0, False)
     assert environment["OMP_NUM_THREADS"] == "8"
     assert environment["PYTHONUNBUFFERED"] == ""
     assert environment["RANK"] == "3"
@@ -68,7 +69,7 @@ def test_what_the_user_has_set_stays_unless_the_agent_must_say_it() -> None:
 def test_logs_are_kept_by_round_and_rank() -> None:
     spec = a_spec(log_dir=Path("logs"))
     assert worker_log(spec, PLACE, 1) == Path("logs/4/4.log")
-    error_file = worker_environment(spec, PLACE, None, 1, 0)["TORCHELASTIC_ERROR_FILE"]
+    error_file = worker_environment(spec, PLACE, None, 1, 0, False)["TORCHELASTIC_ERROR_FILE"]
     assert error_file == str(Path("logs/4/4.error.json"))
     assert worker_log(a_spec(), PLACE, 1) is None
 

@@ -169,7 +169,12 @@ class Agent:
         for local_rank in range(spec.workers):
             rank = place.first_worker + local_rank
             environments[rank] = worker_environment(
-                spec, place, info.bootstrap_store_info, local_rank, self._restarts
+                spec,
+                place,
+                info.bootstrap_store_info,
+                local_rank,
+                self._restarts,
+                self._handler.use_agent_store,
             )
             log = worker_log(spec, place, local_rank)
             if log is not None:

@@ -109,6 +109,7 @@ def worker_environment(
     bootstrap: RendezvousStoreInfo | None,
     local_rank: int,
     restart_count: int,
+    use_agent_store: bool,
 ) -> dict[str, str]:
     """Return the whole environment of one worker, with the names that torchrun uses.
 
@@ -118,6 +119,8 @@ def worker_environment(
         bootstrap: Where the workers find their own store; the place's leader if it is None.
         local_rank: The worker's number on this node, from 0.
         restart_count: How many restarts of the budget have been used.
+        use_agent_store: Whether rank 0's agent serves the workers' store; torch's worker of rank 0
+            serves it otherwise.
     """
     rank = str(place.first_worker + local_rank)
     world_size = str(place.workers)
@@ -139,7 +142,7 @@ def worker_environment(
         "TORCHELASTIC_RESTART_COUNT": str(restart_count),
         "TORCHELASTIC_MAX_RESTARTS": str(spec.max_restarts),
         "TORCHELASTIC_RUN_ID": spec.run_id,
-        "TORCHELASTIC_USE_AGENT_STORE": "False",
+        "TORCHELASTIC_USE_AGENT_STORE": str(use_agent_store),
         "QUORATE_RUN_ID": spec.run_id,
         "QUORATE_EPOCH": place.epoch,
         "QUORATE_ROUND": str(place.round),
