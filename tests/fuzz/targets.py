@@ -370,7 +370,8 @@ def journal(data: bytes) -> None:
     ends = [len(content)]
     for _ in range(choices.below(5)):
         key, value = choices.one_of("abc"), choices.take(choices.below(9))
-        content += pack_record(encode_body({key: value or None}), salt)
+        body, synced = encode_body({key: value or None}), choices.one_of(ends)
+        content += pack_record(body, salt, synced)
         live = {k: v for k, v in (live | {key: value}).items() if v}
         prefixes.append(live)
         ends.append(len(content))

@@ -2,9 +2,13 @@
 
 Format (all numbers little-endian): a header of 30 bytes (the magic, a version, eight random bytes
 of salt, a CRC-32 of those), then records: the first four bytes of the salt as a mark, the length of
-the body, a CRC-32 of length and body, and the body: a msgpack map of key to bytes, or to nil where
-the key is deleted. A mark that nobody else knows keeps a value that was made to look like a record
-from being taken for one.
+the body, a CRC-32, the offset up to which the file was known to be on the disk when the record was
+written, and the body: a msgpack map of key to bytes, or to nil where the key is deleted. The CRC-32
+is that of length, offset and body. A mark that nobody else knows keeps a value that was made to
+look like a record from being taken for one.
+
+A loss of power may take any pages of what was not on the disk yet, and leave later ones. The
+offset tells such a gap, which costs what follows, from damage of what was safe, which is told.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -31,12 +35,12 @@ from quorate.undecodable import UNDECODABLE
 __all__ = ["Journal"]
 
 MAGIC = b"quorate journal\n"
-VERSION = 1
+VERSION = 2
 FILE_HEADER = struct.Struct("<16sH8sI")
 SALT_BYTES = 8
 
 MARK_BYTES = 4
-RECORD_HEADER = struct.Struct("<4sII")
+RECORD_HEADER = struct.Struct("<4sIIQ")
 # The state of 100,000 nodes takes 20 to 40 MB; a commit has at most 32 MiB of stores beside it.
 RECORD_BYTES_MAX = 320 * 1024 * 1024
 
@@ -54,7 +58,7 @@ class Journal:
     """Keys and their bytes in one file, each commit all there or not at all after a crash.
 
     Opening takes an exclusive lock (on a file beside it, ``<name>.lock``), reads what is there
-    and cuts off the torn record that a crash may have left at the end. Call `load` next. One
+    and cuts off what a crash may have torn at the end: the commits since the last durable one. Call `load` next. One
     caller at a time; call `close` at the end.
 
     Args:
@@ -65,7 +69,8 @@ class Journal:
 
     Raises:
         RendezvousConnectionError: Another process has it open, or the file cannot be used.
-        RendezvousStateError: The file is damaged before its end, or of another version.
+        RendezvousStateError: The file is damaged where it was safe on the disk, or is of another
+            version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,6 +81,7 @@ class Journal:
         self._salt = b""
         self._descriptor: int | None = None
         self._end = 0
+        self._synced = 0
         self._rewrite_at_bytes = REWRITE_BYTES_MIN
         self._must_rewrite = False
         self._lock = LockFile(path.with_name(path.name + ".lock"), timeout_s=0)
@@ -112,9 +118,11 @@ class Journal:
                 f"holds at most {RECORD_BYTES_MAX} bytes. Store smaller values."
             )
         descriptor = self._ready_descriptor()
-        record = pack_record(body, self._salt)
+        record = pack_record(body, self._salt, self._synced)
         self._append(descriptor, record, durable)
         self._end += len(record)
+        if durable:
+            self._synced = self._end
         self._apply(changes)
         if self._end > self._rewrite_at_bytes:
             self._compact()
@@ -141,29 +149,32 @@ class Journal:
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         if self.dropped_bytes:
             os.ftruncate(self._descriptor, self._end)
-            os.fdatasync(self._descriptor)
+        # What the last process wrote may still be on its way to the disk.
+        os.fdatasync(self._descriptor)
+        self._synced = self._end
         self._plan_rewrite()
 
     def _replay(self, content: bytes) -> int:
-        """Apply every record; return where the last good one ends."""
+        """Apply every record before the first bad one; return where the last good one ends."""
         offset = FILE_HEADER.size
         while offset < len(content):
-            body = unpack_record(content, offset, self._salt)
-            if body is None:
+            record = unpack_record(content, offset, self._salt)
+            if record is None:
                 self._refuse_damage(content, offset)
                 break
-            self._apply(decode_record(body, offset, self._path))
-            offset += RECORD_HEADER.size + len(body)
+            self._apply(decode_record(record.body, offset, self._path))
+            offset = record.end
         return offset
 
-    def _refuse_damage(self, content: bytes, offset: int) -> None:
-        """Raise if good records follow the bad one at `offset`: then it is not a torn end."""
+    def _refuse_damage(self, content: bytes, damage: int) -> None:
+        """Raise if a good record says that the bad one at `damage` had been safe on the disk."""
         mark = self._salt[:MARK_BYTES]
-        later = content.find(mark, offset + 1)
-        while later >= 0:
-            if unpack_record(content, later, self._salt) is not None:
-                raise damage_error(self._path, offset)
-            later = content.find(mark, later + 1)
+        offset = content.find(mark, damage + 1)
+        while offset >= 0:
+            record = unpack_record(content, offset, self._salt)
+            if record is not None and record.synced > damage:
+                raise damage_error(self._path, damage)
+            offset = content.find(mark, offset + 1 if record is None else record.end)
 
     def _apply(self, changes: Mapping[str, bytes | None]) -> None:
         for key, value in changes.items():
@@ -222,7 +233,7 @@ class Journal:
             os.close(self._descriptor)
         self._descriptor = descriptor
         self._salt = salt
-        self._end = os.fstat(descriptor).st_size
+        self._end = self._synced = os.fstat(descriptor).st_size
         self._plan_rewrite()
         self._must_rewrite = True
         sync_directory(self._path.parent)
@@ -230,16 +241,24 @@ class Journal:
 
     def _snapshot(self, salt: bytes) -> Iterator[bytes]:
         yield pack_header(salt)
+        # The file gets its name once all of it is on the disk: a record vouches for those before.
+        offset = FILE_HEADER.size
+        for chunk in self._chunks():
+            record = pack_record(encode_body(chunk), salt, offset)
+            offset += len(record)
+            yield record
+
+    def _chunks(self) -> Iterator[dict[str, bytes]]:
         chunk: dict[str, bytes] = {}
         chunk_bytes = 0
         for key, value in self._live.items():
             chunk[key] = value
             chunk_bytes += entry_bytes(key, value)
             if chunk_bytes >= REWRITE_CHUNK_BYTES:
-                yield pack_record(encode_body(chunk), salt)
+                yield chunk
                 chunk, chunk_bytes = {}, 0
         if chunk:
-            yield pack_record(encode_body(chunk), salt)
+            yield chunk
 
     def _plan_rewrite(self) -> None:
         self._rewrite_at_bytes = max(REWRITE_BYTES_MIN, REWRITE_RATIO * self._live_bytes)
@@ -259,26 +278,42 @@ def pack_header(salt: bytes) -> bytes:
     return FILE_HEADER.pack(MAGIC, VERSION, salt, crc)
 
 
-def pack_record(body: bytes, salt: bytes) -> bytes:
-    """Return the record that holds `body`."""
-    return RECORD_HEADER.pack(salt[:MARK_BYTES], len(body), record_crc(body)) + body
+class Record(NamedTuple):
+    """A whole record of a journal.
+
+    Attributes:
+        body: What was committed.
+        synced: Up to where the file was known to be on the disk when the record was written.
+        end: Where the next record begins.
+    """
+
+    body: memoryview
+    synced: int
+    end: int
 
 
-def record_crc(body: bytes | memoryview) -> int:
-    """Return the checksum of the record that holds `body`."""
-    return zlib.crc32(body, zlib.crc32(len(body).to_bytes(4, "little")))
+def pack_record(body: bytes, salt: bytes, synced: int) -> bytes:
+    """Return the record that holds `body`, when the file is on the disk up to `synced`."""
+    crc = record_crc(body, synced)
+    return RECORD_HEADER.pack(salt[:MARK_BYTES], len(body), crc, synced) + body
 
 
-def unpack_record(content: bytes, offset: int, salt: bytes) -> memoryview | None:
-    """Return the body of the record at `offset`, None if no whole record is there."""
+def record_crc(body: bytes | memoryview, synced: int) -> int:
+    """Return the checksum of the record that holds `body` and `synced`."""
+    return zlib.crc32(body, zlib.crc32(struct.pack("<IQ", len(body), synced)))
+
+
+def unpack_record(content: bytes, offset: int, salt: bytes) -> Record | None:
+    """Return the record at `offset`, None if no whole one is there."""
     start = offset + RECORD_HEADER.size
     if start > len(content):
         return None
-    mark, length, crc = RECORD_HEADER.unpack_from(content, offset)
-    if mark != salt[:MARK_BYTES] or start + length > len(content):
+    mark, length, crc, synced = RECORD_HEADER.unpack_from(content, offset)
+    end = start + length
+    if mark != salt[:MARK_BYTES] or end > len(content):
         return None
-    body = memoryview(content)[start : start + length]
-    return body if record_crc(body) == crc else None
+    body = memoryview(content)[start:end]
+    return Record(body, synced, end) if record_crc(body, synced) == crc else None
 
 
 def decode_record(body: memoryview, offset: int, path: Path) -> dict[str, bytes | None]:

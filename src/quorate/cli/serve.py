@@ -192,8 +192,8 @@ def command(
         logger.info("listening on %s, journal %s", addresses, path)
         if journal.dropped_bytes:
             logger.warning(
-                "the last %d bytes of the journal were no whole record, and were dropped: what was "
-                "being written when its coordinator was ended",
+                "the last %d bytes of the journal were no whole record, or came after one that was "
+                "not, and were dropped: what was being written when its coordinator was ended",
                 journal.dropped_bytes,
             )
     if keys.token is None and not tls_client_ca:
