@@ -286,6 +286,16 @@ def test_another_file_is_left_alone(path: Path, content: bytes) -> None:
     assert path.read_bytes() == content
 
 
+def test_a_link_to_a_journal_is_not_followed(path: Path) -> None:
+    """Another process may have that one open, under its own lock."""
+    other = path.with_name("other")
+    with closing(Journal(other)) as journal:
+        journal.commit({"a": b"1"})
+        path.symlink_to(other)
+        with pytest.raises(RendezvousConnectionError, match="A link stands in its place"):
+            Journal(path)
+
+
 def test_an_empty_file_is_a_new_journal(path: Path) -> None:
     path.touch()
     assert contents(path) == {}

@@ -113,3 +113,16 @@ def test_a_refused_lock_leaves_no_descriptor_open(path: Path) -> None:
             with pytest.raises(RendezvousConnectionError):
                 LockFile(path, timeout_s=0).acquire()
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_to_which_a_link_leads_is_left_alone(path: Path, tmp_path: Path) -> None:
+    """Somebody else may have put the link there."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path.symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        LockFile(path, timeout_s=0).acquire()
+    path.unlink()
+    path.hardlink_to(victim)
+    with LockFile(path, timeout_s=0):
+        assert victim.read_text() == "precious"

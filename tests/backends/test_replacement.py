@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,19 @@ def test_what_a_crash_left_behind_is_overwritten(tmp_path: Path) -> None:
     os.close(replace_file(path, [b"new"]))
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_in_the_way_is_removed_and_not_followed(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    """Somebody else may have put it there."""
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_bytes(b"precious")
+    link(replacement.temporary_path(path), victim)
+    os.close(replace_file(path, [b"new"]))
+    assert (victim.read_bytes(), path.read_bytes()) == (b"precious", b"new")
+    assert sorted(tmp_path.iterdir()) == [path, victim]
 
 
 def test_the_content_is_durable_before_it_has_the_name(

@@ -17,6 +17,8 @@ ADVICE = {
     errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
     errno.EROFS: "Mount it for writing, or use another path",
     errno.EACCES: "Give this user the right to it, or use another path",
+    errno.EPERM: "Give this user the right to it, or use another path",
+    errno.ELOOP: "A link stands in its place: remove it, or use another path",
 }
 ADVICE_ELSE = "See to that disk, or use another path"
 

@@ -58,8 +58,8 @@ class Journal:
     """Keys and their bytes in one file, each commit all there or not at all after a crash.
 
     Opening takes an exclusive lock (on a file beside it, ``<name>.lock``), reads what is there
-    and cuts off what a crash may have torn at the end: the commits since the last durable one. Call `load` next. One
-    caller at a time; call `close` at the end.
+    and cuts off what a crash may have torn at the end: commits since the last durable one. Call
+    `load` next. One caller at a time; call `close` at the end.
 
     Args:
         path: The journal; it and its directory are created where they are missing.
@@ -146,7 +146,8 @@ class Journal:
         self._salt = check_header(content, self._path)
         self._end = self._replay(content)
         self.dropped_bytes = len(content) - self._end
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags)
         if self.dropped_bytes:
             os.ftruncate(self._descriptor, self._end)
         # What the last process wrote may still be on its way to the disk.

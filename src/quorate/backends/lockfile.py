@@ -41,9 +41,11 @@ class LockFile:
         Raises:
             RendezvousConnectionError: Somebody else held it for the whole wait; the message
                 names the lock file and, where the note says so, the holder.
-            OSError: The lock file cannot be opened.
+            OSError: The lock file cannot be opened, as where a symbolic link stands in its place.
         """
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # In a directory that others may write to, a link could stand here for any file of ours.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
         try:
             self._wait_for(descriptor)
         except BaseException:
@@ -95,6 +97,9 @@ class LockFile:
         )
 
     def _note_holder(self, descriptor: int) -> None:
+        if os.fstat(descriptor).st_nlink > 1:
+            # It is another file as well, by a hard link, and that one may hold something.
+            return
         note = f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace")
         try:
             os.ftruncate(descriptor, 0)

@@ -26,7 +26,9 @@ def replace_file(path: Path, chunks: Iterable[bytes]) -> int:
         OSError: Nothing was replaced; the temporary file is removed.
     """
     temporary = temporary_path(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    # What is there was left by a crash; or somebody else has put a link to a file of ours there.
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
     try:
         for chunk in chunks:
