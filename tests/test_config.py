@@ -16,6 +16,7 @@ from quorate.config import (
     parse_labels,
     parse_rendezvous_config,
     profile_from,
+    read_timeout_from,
     settings_from,
 )
 from quorate.core.node import NodeProfile
@@ -82,6 +83,15 @@ def test_defaults() -> None:
     assert profile_from(params(), {}) == NodeProfile(release=release())
 
 
+def test_a_value_of_none_is_none_that_was_given() -> None:
+    """As programs hand on what their own users did not set: no identity is called None."""
+    nothing = params(**{key.name: None for key in KEYS})
+    assert settings_from(nothing).agreed == settings_from(params()).agreed
+    assert profile_from(nothing, {}) == profile_from(params(), {})
+    assert local_addr_from(nothing) is None
+    assert read_timeout_from(nothing, 7.5) == 7.5
+
+
 def test_values_are_read() -> None:
     settings = settings_from(
         params(
@@ -118,6 +128,7 @@ def test_values_are_read() -> None:
         ("keep_alive_interval", "0"),
         ("keep_alive_max_attempt", "0"),
         ("keep_alive_max_attempt", "1.5"),
+        ("keep_alive_max_attempt", 1.5),
         ("keep_alive_max_attempt", str(2**31)),
         ("keep_alive_max_attempt", "9" * 5000),
         ("keep_alive_max_attempt", math.inf),

@@ -106,6 +106,11 @@ def test_what_is_missing_or_wrong_is_named(given: RendezvousParameters, complain
     assert isinstance(caught.value, ValueError)
 
 
+def test_what_is_none_was_not_given() -> None:
+    handler = create_handler(params(rank=0, timeout=None, slots=None))
+    assert (handler._timeout_s, handler._slots) == (600, 1)
+
+
 @pytest.mark.torch
 def test_over_a_store_of_torch(free_port: Callable[[], int]) -> None:
     port = free_port()

@@ -49,6 +49,8 @@ def test_what_a_node_is_told_about_tls() -> None:
     assert tls_files_from(params(tls="yes")) == TlsFiles()
     assert tls_files_from(params(tls_ca_file=" ca.pem ")) == TlsFiles("ca.pem")
     assert tls_files_from(params(tls_ca_file="ca.pem", tls="no")) is None
+    assert tls_files_from(params(tls_ca_file="ca.pem", tls=None)) == TlsFiles("ca.pem")
+    assert tls_files_from(params(tls_ca_file=None)) is None
     given = params(tls_ca_file="a", tls_cert_file="b", tls_key_file="c")
     assert tls_files_from(given) == TlsFiles("a", "b", "c")
     with pytest.raises(RendezvousSettingsError, match="'tls'"):

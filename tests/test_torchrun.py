@@ -739,6 +739,9 @@ class TestCoordinated:
         [
             ({"store_type": "file"}, "'store_type' is 'file'.* add kind=c10d"),
             ({"read_timeout": "soon"}, "'read_timeout' is 'soon'"),
+            ({"read_timeout": "0"}, "more than 0 seconds"),
+            ({"read_timeout": "-5"}, "more than 0 seconds"),
+            ({"read_timeout": "nan"}, "not a reasonable number"),
         ],
     )
     def test_what_our_store_is_not_is_refused(

@@ -294,6 +294,8 @@ class RendezvousHandler(ABC):
 class RendezvousParameters:
     """What is needed to create a handler.
 
+    A key whose value is `None` counts as not given.
+
     Args:
         backend: The name of the kind of rendezvous, see `quorate.registry`.
         endpoint: Where it is, usually `host[:port]`.
@@ -340,15 +342,20 @@ class RendezvousParameters:
         """Return the value of a configuration key."""
         return self.config.get(key, default)
 
+    def get_as_text(self, key: str, default: str = "") -> str:
+        """Return the value of a key as text, without white space around it."""
+        value = self.get(key)
+        return default if value is None else str(value).strip()
+
     def get_as_bool(self, key: str, default: bool | None = None) -> bool | None:
         """Return the value of a key as a truth value; words such as `yes` and `0` are understood.
 
         Raises:
             ValueError: The value is not one.
         """
-        value = self.get(key, default)
+        value = self.get(key)
         if value is None or isinstance(value, bool):
-            return value
+            return default if value is None else value
         text = str(value).strip().lower()
         if text in {"1", "true", "t", "yes", "y"}:
             return True
@@ -365,11 +372,13 @@ class RendezvousParameters:
         Raises:
             ValueError: The value is not one.
         """
-        value = self.get(key, default)
+        value = self.get(key)
         if value is None:
-            return None
+            return default
         try:
             number = int(value)
+            if isinstance(value, float) and value != number:
+                raise ValueError("it has a fraction")
         except (TypeError, ValueError, OverflowError) as error:
             raise RendezvousSettingsError(
                 f"The configuration option '{key}' is '{value}', which is not a whole number."
@@ -386,9 +395,9 @@ class RendezvousParameters:
         Raises:
             ValueError: The value is not one.
         """
-        value = self.get(key, default)
+        value = self.get(key)
         if value is None:
-            return None
+            return default
         try:
             return float(value)
         except (TypeError, ValueError, OverflowError) as error:

@@ -29,6 +29,7 @@ __all__ = [
     "parse_labels",
     "parse_rendezvous_config",
     "profile_from",
+    "read_timeout_from",
     "settings_from",
 ]
 
@@ -373,7 +374,7 @@ def settings_from(params: RendezvousParameters) -> RendezvousSettings:
         keep_alive_max_attempt=_whole_number(
             params, "keep_alive_max_attempt", defaults.keep_alive_max_attempt, least=1
         ),
-        rank_policy=str(params.get("rank_policy", defaults.rank_policy)).strip().lower(),
+        rank_policy=params.get_as_text("rank_policy", defaults.rank_policy).lower(),
         reconnect_grace=_duration(params, "reconnect_grace", defaults.reconnect_grace),
         node_unit=_whole_number(params, "node_unit", defaults.node_unit, least=1),
         failures_max=_whole_number(params, "failures_max", defaults.failures_max, least=0),
@@ -395,12 +396,12 @@ def profile_from(
         RendezvousSettingsError: A value is of the wrong kind.
     """
     rank_hint = params.get_as_int("rank_hint")
-    if rank_hint is None and str(params.get("rank_policy", "")).strip().lower() == "hint":
+    if rank_hint is None and params.get_as_text("rank_policy").lower() == "hint":
         rank_hint = _scheduler_index(environment)
     return NodeProfile(
-        node_id=_sendable("node_id", str(params.get("node_id", ""))),
+        node_id=_sendable("node_id", params.get_as_text("node_id")),
         rank_hint=rank_hint,
-        labels=parse_labels(_sendable("labels", params.get("labels", ""))),
+        labels=parse_labels(_sendable("labels", params.get("labels") or "")),
         slots=_whole_number(params, "slots", 1, least=1),
         release=release(),
     )
@@ -410,6 +411,21 @@ def local_addr_from(params: RendezvousParameters) -> str | None:
     """Return the address that the user wants the node to advertise, `None` if none was given."""
     local_addr: str | None = params.local_addr or params.get("local_addr")
     return local_addr and _sendable("local_addr", local_addr)
+
+
+def read_timeout_from(params: RendezvousParameters, default_s: float) -> float:
+    """Return how long one exchange with a store may take, in seconds: `read_timeout`.
+
+    Raises:
+        RendezvousSettingsError: The value is no number of seconds above zero.
+    """
+    timeout = _duration(params, "read_timeout", timedelta(seconds=default_s))
+    if timeout <= timedelta():
+        raise RendezvousSettingsError(
+            f"The configuration option 'read_timeout' is '{params.get('read_timeout')}': it must "
+            f"be more than 0 seconds."
+        )
+    return timeout.total_seconds()
 
 
 def parse_labels(labels: str | Mapping[str, str]) -> dict[str, str]:

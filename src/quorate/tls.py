@@ -206,8 +206,7 @@ def tls_files_from(params: RendezvousParameters) -> TlsFiles | None:
         RendezvousSettingsError: A value is of the wrong kind.
     """
     given = {
-        name: str(params.get(f"tls_{name}", "")).strip()
-        for name in ("ca_file", "cert_file", "key_file")
+        name: params.get_as_text(f"tls_{name}") for name in ("ca_file", "cert_file", "key_file")
     }
     if not params.get_as_bool("tls", any(given.values())):
         return None

@@ -29,7 +29,7 @@ from torch.distributed.elastic.rendezvous import api as torch_api
 
 from quorate.api import RendezvousHandler, RendezvousInfo, RendezvousParameters
 from quorate.clock import Clock, SystemClock
-from quorate.config import settings_from
+from quorate.config import read_timeout_from, settings_from
 from quorate.coordinated import BACKEND, CoordinatedRendezvousHandler
 from quorate.errors import (
     RendezvousClosedError,
@@ -56,6 +56,9 @@ Result = TypeVar("Result")
 
 # How long torch's own stores wait unless they are told otherwise.
 STORE_TIMEOUT = timedelta(seconds=300)
+
+# The keys that describe torch's store.
+STORE_KEYS = {"store_type", "read_timeout"}
 
 # While it waits for a key, a store looks this often whether the one that should set it is gone.
 LOOK_EVERY_S = 0.5
@@ -389,9 +392,6 @@ def create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHan
 def _create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHandler:
     config = dict(params.config)
     backend = config.pop("kind", BACKEND)
-    store_timeout = STORE_TIMEOUT
-    if backend == BACKEND:
-        store_timeout = _take_store_keys(config)
     health = {key: config.pop(key) for key in HEALTH_KEYS if key in config}
     own = RendezvousParameters(
         backend,
@@ -402,6 +402,9 @@ def _create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHa
         params.local_addr,
         **config,
     )
+    store_timeout = STORE_TIMEOUT
+    if backend == BACKEND:
+        store_timeout = _take_store_keys(own)
     health_check = None
     if health:
         health_check = take_health_check(health, settings_from(own).timeout.join.total_seconds())
@@ -426,8 +429,8 @@ def is_torchrun(program: str) -> bool:
     return path.name == "torchrun" or is_module
 
 
-def _take_store_keys(config: dict[str, Any]) -> timedelta:
-    """Take the keys that describe torch's store out of a configuration for our own.
+def _take_store_keys(params: RendezvousParameters) -> timedelta:
+    """Take the keys that describe torch's store out of parameters for our own.
 
     Returns:
         The timeout of the store: `read_timeout`, in seconds.
@@ -435,20 +438,15 @@ def _take_store_keys(config: dict[str, Any]) -> timedelta:
     Raises:
         RendezvousSettingsError: They ask for something that the coordinator's store is not.
     """
-    store_type = str(config.pop("store_type", "tcp")).strip().lower()
+    store_type = params.get_as_text("store_type", "tcp").lower()
     if store_type != "tcp":
         raise RendezvousSettingsError(
             f"The configuration option 'store_type' is '{store_type}', but the rendezvous backend "
             f"'{BACKEND}' keeps its own store: leave the option out, or add kind=c10d."
         )
-    read_timeout = config.pop("read_timeout", STORE_TIMEOUT.total_seconds())
-    try:
-        return timedelta(seconds=float(read_timeout))
-    except (ValueError, OverflowError) as error:
-        raise RendezvousSettingsError(
-            f"The configuration option 'read_timeout' is '{read_timeout}', which is not a "
-            f"reasonable number of seconds."
-        ) from error
+    timeout_s = read_timeout_from(params, STORE_TIMEOUT.total_seconds())
+    params.config = {key: value for key, value in params.config.items() if key not in STORE_KEYS}
+    return timedelta(seconds=timeout_s)
 
 
 def _translated(error: RendezvousError) -> Exception:

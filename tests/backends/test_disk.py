@@ -16,7 +16,10 @@ from quorate.errors import RendezvousConnectionError
     [
         (errno.ENOSPC, "Writing /x failed: No space left on device. Free space there."),
         (errno.EFBIG, "Writing /x failed: File too large. Raise the limit on the size of files"),
-        (errno.ELOOP, "Writing /x failed: Too many levels of symbolic links. A link stands in its "),
+        (
+            errno.ELOOP,
+            "Writing /x failed: Too many levels of symbolic links. A link stands in its ",
+        ),
         (errno.EIO, "Writing /x failed: Input/output error. See to that disk, or use another"),
     ],
 )

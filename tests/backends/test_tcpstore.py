@@ -399,8 +399,17 @@ def test_a_file_in_a_missing_directory_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{"store_type": "dummy"}, {"read_timeout": 0}, {"read_timeout": -1}]
+    "config",
+    [{"store_type": "dummy"}, *({"read_timeout": value} for value in (0, -1, "nan", "inf"))],
 )
 def test_settings_that_mean_nothing_are_told(config: dict[str, Any]) -> None:
     with pytest.raises(RendezvousSettingsError, match=next(iter(config))):
         create_backend(parameters("127.0.0.1:0", **config))
+
+
+@pytest.mark.parametrize("given", ["2.5", 2.5])
+def test_the_timeout_may_have_a_fraction(given: object, tmp_path: Path) -> None:
+    path = str(tmp_path / "store")
+    backend, _ = create_backend(parameters(path, store_type="file", read_timeout=given))
+    with closing(backend):
+        assert backend._timeout_s == 2.5

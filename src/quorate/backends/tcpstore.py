@@ -24,6 +24,7 @@ from torch.distributed import FileStore, PrefixStore, Store, TCPStore
 from quorate.api import RendezvousParameters
 from quorate.backends.base import RendezvousBackend, Token
 from quorate.backends.bounded import BoundedCaller
+from quorate.config import read_timeout_from
 from quorate.errors import (
     RendezvousConnectionError,
     RendezvousLimitError,
@@ -170,12 +171,8 @@ def create_backend(params: RendezvousParameters) -> tuple[C10dRendezvousBackend,
         RendezvousSettingsError: A key has a value that means nothing.
         RendezvousConnectionError: The store cannot be hosted or reached.
     """
-    timeout_s = params.get_as_int("read_timeout", READ_TIMEOUT_S) or 0
-    if timeout_s <= 0:
-        raise RendezvousSettingsError(
-            f"`read_timeout` is {timeout_s}: it must be a positive number of seconds."
-        )
-    store_type = str(params.get("store_type", "tcp")).strip().lower()
+    timeout_s = read_timeout_from(params, READ_TIMEOUT_S)
+    store_type = params.get_as_text("store_type", "tcp").lower()
     if store_type == "tcp":
         endpoint = parse_rendezvous_endpoint(params.endpoint, DEFAULT_PORT)
         store = create_tcp_store(endpoint, params.get_as_bool("is_host"), timeout_s)

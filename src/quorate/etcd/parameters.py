@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import ssl
 from pathlib import Path
 
 from quorate.api import RendezvousParameters
+from quorate.config import read_timeout_from
 from quorate.errors import RendezvousSettingsError
 from quorate.etcd.client import TIMEOUT_S, EtcdClient
 from quorate.etcd.gateway import Credentials
@@ -34,13 +34,13 @@ def client_from(params: RendezvousParameters) -> EtcdClient:
         parse_rendezvous_endpoints(params.endpoint, CLIENT_PORT),
         credentials=_credentials(params),
         tls=_tls(params),
-        timeout_s=_timeout_s(params),
+        timeout_s=read_timeout_from(params, TIMEOUT_S),
     )
 
 
 def prefix_from(params: RendezvousParameters, default: str) -> str:
     """Return below what in etcd runs are kept, without a slash at the end."""
-    return str(params.get("etcd_prefix", default)).strip().rstrip("/")
+    return params.get_as_text("etcd_prefix", default).rstrip("/")
 
 
 def tls_context(ca_cert: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
@@ -77,7 +77,7 @@ def tls_context(ca_cert: str | None, cert: str | None, key: str | None) -> ssl.S
 
 
 def _tls(params: RendezvousParameters) -> ssl.SSLContext | None:
-    protocol = str(params.get("protocol", "http")).strip().lower()
+    protocol = params.get_as_text("protocol", "http").lower()
     if protocol not in ("http", "https"):
         raise RendezvousSettingsError(f"`protocol` is {protocol!r}: it must be 'http' or 'https'.")
     files = (
@@ -118,12 +118,3 @@ def _credentials(params: RendezvousParameters) -> Credentials | None:
             "`password_file`."
         ) from error
     return Credentials(str(user), password.rstrip("\r\n"))
-
-
-def _timeout_s(params: RendezvousParameters) -> float:
-    timeout_s = params.get_as_float("read_timeout", TIMEOUT_S)
-    if timeout_s is None or not math.isfinite(timeout_s) or timeout_s <= 0:
-        raise RendezvousSettingsError(
-            f"`read_timeout` is {timeout_s}: it must be a positive number of seconds."
-        )
-    return timeout_s

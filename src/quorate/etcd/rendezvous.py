@@ -11,7 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from quorate.api import RendezvousParameters
-from quorate.config import check_keys, local_addr_from, profile_from, settings_from
+from quorate.config import (
+    check_keys,
+    local_addr_from,
+    profile_from,
+    read_timeout_from,
+    settings_from,
+)
 from quorate.coordinated import CoordinatedRendezvousHandler, Session
 from quorate.coordinator.ledgers.etcd_seat import LEASE_TTL_S
 from quorate.core.node import NodeProfile
@@ -128,7 +134,8 @@ def create_rdzv_handler(params: RendezvousParameters) -> EtcdRendezvousHandler:
         RendezvousSettingsError: A parameter is wrong.
     """
     check_keys(params.config, BACKEND)
-    deciding = _changed(params, read_timeout=min(DECIDING_TIMEOUT_S, _read_timeout_s(params)))
+    timeout_s = min(DECIDING_TIMEOUT_S, read_timeout_from(params, DECIDING_TIMEOUT_S))
+    deciding = _changed(params, read_timeout=timeout_s)
     return EtcdRendezvousHandler(
         _settings(params),
         client_from(params),
@@ -146,11 +153,6 @@ def _settings(params: RendezvousParameters) -> RendezvousSettings:
     if timeout_s is not None and params.get("join_timeout") is None:
         params = _changed(params, join_timeout=timeout_s)
     return settings_from(params)
-
-
-def _read_timeout_s(params: RendezvousParameters) -> float:
-    timeout_s = params.get_as_float("read_timeout")
-    return DECIDING_TIMEOUT_S if timeout_s is None else timeout_s
 
 
 def _changed(params: RendezvousParameters, **config: float) -> RendezvousParameters:
