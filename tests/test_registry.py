@@ -137,6 +137,7 @@ def test_plugins_are_registered_and_broken_ones_left_out(
         EntryPoint("broken", broken),
         EntryPoint("static", lambda: lambda: make_static),
         EntryPoint("taken", lambda: lambda: make_static),
+        EntryPoint("creator", lambda: make_static),
     ]
     asked: list[str] = []
 
@@ -152,9 +153,10 @@ def test_plugins_are_registered_and_broken_ones_left_out(
     assert asked == [ENTRY_POINT_GROUP]
     assert isinstance(registry.create_handler(params("static")), StaticRendezvous)
     warnings = [record.message for record in caplog.records]
-    assert len(warnings) == 2
+    assert len(warnings) == 3
     assert "'broken' (package:broken) is broken and left out" in warnings[0]
     assert "'taken'" in warnings[1]
+    assert "a function without arguments that returns the creator" in warnings[2]
 
 
 def test_the_registry_imports_nothing_heavy() -> None:

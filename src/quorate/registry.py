@@ -107,7 +107,8 @@ def register_plugins(registry: RendezvousHandlerRegistry) -> None:
             registry.register(entry_point.name, _creator_of(entry_point))
         except Exception as error:
             logger.warning(
-                "The rendezvous plug-in '%s' (%s) is broken and left out: %r",
+                "The rendezvous plug-in '%s' (%s) is broken and left out: %r. It must name a "
+                "function without arguments that returns the creator of handlers.",
                 entry_point.name,
                 entry_point.value,
                 error,
