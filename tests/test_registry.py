@@ -97,9 +97,38 @@ def test_nodes_that_share_a_path_meet_in_files(tmp_path: Path) -> None:
     assert {"state.the%20run%2F1", "state.the%20run%2F1.store"} <= names
 
 
-def test_a_file_needs_a_path() -> None:
-    with pytest.raises(RendezvousSettingsError, match="path that all nodes share"):
-        get_rendezvous_handler(params("file"))
+@pytest.mark.parametrize("backend", ["file", "memory"])
+@pytest.mark.parametrize(
+    "other", ["run.lock", "run.store", "run.tmp", "run.store.lock", "run/store"]
+)
+def test_no_run_is_what_another_one_keeps_beside_its_state(
+    backend: str, other: str, tmp_path: Path
+) -> None:
+    endpoint = str(tmp_path / "state")
+    handlers = [
+        get_rendezvous_handler(RendezvousParameters(backend, endpoint, run_id, 1, 1))
+        for run_id in (other, "run")
+    ]
+    stores = [handler.next_rendezvous().store for handler in handlers]
+    for number, store in enumerate(stores):
+        store.set("key", str(number))
+    assert [bytes(store.get("key")) for store in stores] == [b"0", b"1"]
+    assert [handler.shutdown() for handler in handlers] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "complaint"),
+    [
+        ("", "path that all nodes share"),
+        (".", "without a name"),
+        ("/", "without a name"),
+        ("..", "without a name"),
+        ("folder/..", "without a name"),
+    ],
+)
+def test_a_file_needs_a_path_with_a_name(endpoint: str, complaint: str) -> None:
+    with pytest.raises(RendezvousSettingsError, match=complaint):
+        get_rendezvous_handler(params("file", endpoint))
 
 
 @pytest.mark.torch

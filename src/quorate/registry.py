@@ -153,9 +153,19 @@ def _create_file(params: RendezvousParameters) -> RendezvousHandler:
             "files get the run id as their ending."
         )
     path = Path(params.endpoint.strip())
-    name = f"{path.name}.{quote(params.run_id, safe='')}"
+    if path.name in ("", ".."):
+        raise RendezvousSettingsError(
+            f"The endpoint '{params.endpoint}' of the file rendezvous ends without a name: give "
+            f"the path of a file, as in {path / 'rendezvous'}."
+        )
+    name = f"{path.name}.{_quoted(params.run_id)}"
     store = BackedStore(FileRendezvousBackend(path.with_name(f"{name}.store")))
     return create_handler(store, FileRendezvousBackend(path.with_name(name)), params)
+
+
+def _quoted(run_id: str) -> str:
+    """Return a run id without dots and slashes, which part it from what is kept beside a state."""
+    return quote(run_id, safe="").replace(".", "%2E")
 
 
 def _create_memory(params: RendezvousParameters) -> RendezvousHandler:
@@ -163,8 +173,9 @@ def _create_memory(params: RendezvousParameters) -> RendezvousHandler:
     from quorate.handler import create_handler
     from quorate.stores.backed import BackedStore
 
-    store = BackedStore(MemoryRendezvousBackend.shared(f"{params.run_id}/store"))
-    return create_handler(store, MemoryRendezvousBackend.shared(params.run_id), params)
+    name = _quoted(params.run_id)
+    store = BackedStore(MemoryRendezvousBackend.shared(f"{name}/store"))
+    return create_handler(store, MemoryRendezvousBackend.shared(name), params)
 
 
 def _create_etcd_v2(params: RendezvousParameters) -> RendezvousHandler:
