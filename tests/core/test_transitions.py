@@ -361,6 +361,19 @@ def test_a_member_whose_work_was_done_may_come_back() -> None:
     assert run.members == (A, B)
 
 
+def test_a_member_whose_work_was_done_comes_back_before_spares() -> None:
+    """R5: it is a survivor, as if it had never said so."""
+    run = Run(2, 2)
+    run.completed(A, B)
+    run.join(C)
+    finish(run.ctx(A))
+    run.comes_back(A)
+    run.join(C)
+    run.comes_back(B)
+    assert run.members == (A, B)
+    assert [*run.state.redundancy_list] == [C]
+
+
 def test_only_members_of_the_present_world_can_finish() -> None:
     """R7"""
     run = Run(2, 2)
@@ -627,6 +640,22 @@ def test_a_world_has_whole_units() -> None:
     assert run.members == (A, C)
     assert [*run.state.redundancy_list] == [D]
     check(run.state, run.settings)
+
+
+def test_who_waits_beside_a_new_world_and_does_not_fill_a_unit_becomes_a_spare() -> None:
+    """R6: it waited with another one, and has not come to the round that was open meanwhile."""
+    run = Run(2, 4, node_unit=2)
+    run.completed(A, B)
+    run.join(C, D)
+    run.step(RendezvousJoinOp(), C)
+    assert {*run.state.wait_list} == {C, D}
+    run.comes_back(A)
+    lose(run, D)
+    run.comes_back(B)
+    run.advance(LAST_CALL_S)
+    run.comes_back(A)
+    assert run.members == (A, B)
+    assert (run.state.wait_list, [*run.state.redundancy_list]) == ({}, [C])
 
 
 def test_spares_that_fill_a_unit_are_newcomers() -> None:

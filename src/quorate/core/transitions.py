@@ -123,8 +123,6 @@ def _mark_complete(ctx: RendezvousContext, _: Decision) -> None:
     state.regrouping_since = None
     state.departed = {}
     state.finishing = {}
-    state.stragglers |= {node: ctx.observer.stamp() for node in state.survivors}
-    state.survivors = {}
     _keep_within_prospects(state, ctx.settings, ctx.observer)
 
 
