@@ -272,6 +272,19 @@ def test_r7_shutdown_closes_for_members_only(agent: MakeHandler, until: Until) -
         agent().next_rendezvous()
 
 
+def test_r7_shutdown_of_a_former_member_closes_nothing(agent: MakeHandler) -> None:
+    former, member = agent(nodes=(1, 2)), agent(nodes=(1, 2))
+    join_all(former, member)
+    former.step_aside("taken ill")
+    assert member.next_rendezvous().world_size == 1
+    assert former.shutdown()
+    (shown,) = status(member.endpoint)["runs"]
+    assert (shown["state"], len(shown["nodes"])) == ("complete", 1)
+    assert member.shutdown()
+    with pytest.raises(RendezvousClosedError, match="shut down"):
+        agent(nodes=(1, 2)).next_rendezvous()
+
+
 def test_r7_a_failure_closes_once_the_others_have_answered(
     agent: MakeHandler, until: Until
 ) -> None:

@@ -495,6 +495,65 @@ def test_shutdown_of_a_member_that_left_closes_nothing(
     assert b.num_nodes_waiting() == 1
 
 
+def test_shutdown_beside_a_loss_closes_nothing(
+    handlers: Handlers, backend: MemoryRendezvousBackend
+) -> None:
+    """R7: with another member work is undone, and the rest regroup."""
+    settings = make_settings(1, 3)
+    a, b, c = (handlers(f"node{number}", settings) for number in (1, 2, 3))
+    together(a, b, c)
+    b.leave("lost")
+    look_again(a)
+    assert a.shutdown() is True
+    state = stored(backend)
+    assert not state.closed
+    assert state.departed.keys() == {a.node, b.node}
+
+
+def test_r7_the_failure_of_a_member_closes_the_run(
+    handlers: Handlers, backend: MemoryRendezvousBackend
+) -> None:
+    settings = make_settings(1, 2)
+    a, b = handlers("node1", settings), handlers("node2", settings)
+    together(a, b)
+    assert a.fail("rank 0 raised an error") is True
+    assert b.fail("rank 1 lost its peer") is True
+    assert stored(backend).closed_reason == "rank 0 raised an error"
+
+
+def test_r7_the_failure_of_a_former_member_closes_nothing(
+    handlers: Handlers, backend: MemoryRendezvousBackend
+) -> None:
+    settings = make_settings(1, 2)
+    a, b = handlers("node1", settings), handlers("node2", settings)
+    together(a, b)
+    a.leave("stopped answering")
+    look_again(b)
+    assert b.next_rendezvous().world_size == 1
+    assert a.fail("its workers have lost their peers") is False
+    state = stored(backend)
+    assert not state.closed
+    assert list(state.participants) == [b.node]
+
+
+def test_r7_a_failure_beside_a_loss_is_a_symptom(
+    handlers: Handlers, backend: MemoryRendezvousBackend
+) -> None:
+    settings = make_settings(1, 3)
+    a, b, c = (handlers(f"node{number}", settings) for number in (1, 2, 3))
+    together(a, b, c)
+    b.leave("lost")
+    look_again(a)
+    assert a.fail("its workers have lost their peers") is False
+    assert not alive(a)
+    state = stored(backend)
+    assert not state.closed
+    assert state.departed == {b.node: "lost", a.node: "its workers have lost their peers"}
+    look_again(a)
+    look_again(c)
+    assert {info.world_size for info in together(a, c)} == {2}, "who has left may come back"
+
+
 def test_shutdown_can_be_called_multiple_times(handlers: Handlers) -> None:
     handler = handlers()
     handler.next_rendezvous()

@@ -246,6 +246,8 @@ class RendezvousHandler(ABC):
     def fail(self, reason: str) -> bool:
         """Say that the job has failed on this node for good, which closes the run (R7).
 
+        Handlers that cannot tell who is a member, and who is lost, close it in any case.
+
         Args:
             reason: What failed, for the others.
 

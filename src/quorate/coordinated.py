@@ -283,13 +283,14 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         answered(self._client.call(lambda id: Leave(id, reason), timeout_s), Flag)
 
     def shutdown(self) -> bool:
-        """Close the run if this node is or was in a world of it, else leave; end the session."""
+        """Close the run if this node is in a world that stands, else leave; end the session."""
         if self._ended or not self._started:
             self._release()
             return True
         try:
             if self._place is not None and not self.is_closed():
-                self.set_closed("the job was shut down")
+                # The coordinator lets a node go whose word does not count.
+                self.succeed("the job was shut down")
                 self._ended = True
             self.leave()
         except RendezvousError as error:

@@ -33,6 +33,7 @@ from quorate.core.ops import (
     RendezvousExitOp,
     RendezvousJoinOp,
     RendezvousKeepAliveOp,
+    RendezvousVerdictOp,
 )
 from quorate.core.settings import RendezvousSettings, RendezvousTimeout
 from quorate.core.state import Place, RendezvousState, World, WorldName
@@ -229,6 +230,28 @@ class DynamicRendezvousHandler(RendezvousHandler):
         with self._recording("num_nodes_waiting"), self._lock:
             return nodes_waiting(self._synced(), self._world_name(), newcomers_at_once=True)
 
+    def fail(self, reason: str) -> bool:
+        """Say that the job has failed on this node for good (R7).
+
+        It closes the run for a member of the present world. Where another member is known to be
+        lost or to have left, the failure was a symptom of that, and whoever is no member any more
+        has no say: this node leaves, and the others go on.
+
+        Args:
+            reason: What failed, for the others.
+
+        Returns:
+            Whether the run is closed.
+
+        Raises:
+            RendezvousError: The others could not be told.
+        """
+        with self._recording("fail"):
+            is_closed = self._end(reason)
+        if not is_closed:
+            self._stop_heartbeats()
+        return is_closed
+
     def leave(self, reason: str = "") -> None:
         """See `RendezvousHandler`.
 
@@ -250,8 +273,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
     def shutdown(self) -> bool:
         """Close the run if this node is a member of its world, else leave it; end the heartbeats.
 
-        A node that never got into a world, or lost its place, must not end the run of the others
-        (R7). Further calls change nothing.
+        A node that never got into a world, or lost its place, must not end the run of the others,
+        nor does a member while another one's work is undone (R7). Further calls change nothing.
 
         Returns:
             Whether the backend could be told.
@@ -260,10 +283,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         self._agent_store = None
         try:
             with self._recording("shutdown"):
-                if self._is_member():
-                    self._close(f"{self._node} has shut down")
-                else:
-                    self._leave("")
+                self._end(f"{self._node} has shut down")
         except RendezvousError as error:
             logger.warning("[%s] %s could not shut down: %s", self.get_run_id(), self._node, error)
             return False
@@ -334,6 +354,22 @@ class DynamicRendezvousHandler(RendezvousHandler):
         self._executor.run(RendezvousCloseOp(reason), self._deadline(self._settings.timeout.close))
         self._record("close", f"{self._node} has closed the run", events.EventState.SUCCEEDED)
 
+    def _end(self, reason: str) -> bool:
+        """Say how the job has ended; return whether the run is closed, or this node has left it."""
+        verdict = RendezvousVerdictOp(self._world_name(), reason)
+        last = Decision(Action.SYNC, "", "")
+
+        def operation(ctx: RendezvousContext, deadline: float) -> Decision:
+            nonlocal last
+            last = verdict(ctx, deadline)
+            return last
+
+        self._executor.run(operation, self._deadline(self._settings.timeout.close))
+        is_closed = last.kind == "closed"
+        done = "has closed the run" if is_closed else "has left the run"
+        self._record("end", f"{self._node} {done}", events.EventState.SUCCEEDED)
+        return is_closed
+
     def _leave(self, reason: str) -> None:
         leave = RendezvousExitOp()
 
@@ -353,12 +389,6 @@ class DynamicRendezvousHandler(RendezvousHandler):
             with contextlib.suppress(RendezvousError):
                 self._leave(f"failed to start its workers' store: {error}")
             raise
-
-    def _is_member(self) -> bool:
-        with self._lock:
-            state = self._synced().state
-        attached = self._node in state.last_heartbeats and self._node not in state.stragglers
-        return attached and state.world is not None and self._node in state.world.members
 
     def _synced(self) -> RendezvousContext:
         """Return the context of this node in a state that is up to date; the lock is held."""

@@ -14,6 +14,7 @@ from quorate.core.ops import (
     RendezvousExitOp,
     RendezvousJoinOp,
     RendezvousKeepAliveOp,
+    RendezvousVerdictOp,
 )
 from quorate.core.state import WorldName
 from quorate.errors import (
@@ -351,6 +352,54 @@ class TestRendezvousCloseOp:
         assert decision.action is Action.MARK_RENDEZVOUS_CLOSED
         assert decision.reason == "enough"
         assert Run().decide(RendezvousCloseOp(), A).reason == "closed by a_1_0"
+
+
+class TestRendezvousVerdictOp:
+    """`RendezvousVerdictOp`: R7, whose word about the job closes the run."""
+
+    op = RendezvousVerdictOp(WorldName("e", 0), "the job has failed")
+
+    def test_a_member_of_a_world_that_stands_closes_the_run(self) -> None:
+        run = Run(2, 2)
+        run.completed(A, B)
+        assert run.step(self.op, A).action is Action.MARK_RENDEZVOUS_CLOSED
+        decision = run.step(self.op, B, deadline=0)
+        assert (decision.action, decision.kind) == (Action.FINISH, "closed")
+        assert run.state.closed_reason == "the job has failed"
+
+    def test_beside_a_loss_it_is_a_leave(self) -> None:
+        run = Run(1, 3)
+        run.completed(A, B, C)
+        run.leave(B)
+        assert run.step(self.op, A).action is Action.REMOVE_FROM_PARTICIPANTS
+        decision = run.step(self.op, A)
+        assert (decision.action, decision.kind) == (Action.FINISH, "left")
+        assert run.state.departed[A] == "the job has failed"
+
+    def test_while_others_regroup_it_is_a_leave(self) -> None:
+        run = Run(1, 2)
+        run.completed(A, B)
+        run.comes_back(B)
+        assert run.step(self.op, A).action is Action.REMOVE_FROM_PARTICIPANTS
+        assert A not in run.state.survivors
+
+    def test_nobody_else_closes_anything(self) -> None:
+        """Who waits, who was never there, and who holds a world of another life of the run."""
+        run = Run(1, 1)
+        run.completed(A)
+        run.join(B)
+        assert run.decide(RendezvousVerdictOp(None, ""), B).action in {
+            Action.REMOVE_FROM_WAIT_LIST,
+            Action.REMOVE_FROM_REDUNDANCY_LIST,
+        }
+        assert run.decide(self.op, C).action is Action.FINISH
+        other = RendezvousVerdictOp(WorldName("an earlier epoch", 0), "")
+        assert run.decide(other, A).action is Action.REMOVE_FROM_PARTICIPANTS
+
+    def test_raises_timeout_if_deadline_exceeded(self) -> None:
+        run = Run(1, 1)
+        run.completed(A)
+        assert run.decide(self.op, A, deadline=0).action is Action.ERROR_TIMEOUT
 
 
 class TestRendezvousKeepAliveOp:

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import msgspec
 
 from quorate.coordinator.engine import GAP_MAX_S, Engine
-from quorate.coordinator.runs import roll, rounds
+from quorate.coordinator.runs import roll, rounds, run
 from quorate.coordinator.runs.joins import Joins
 from quorate.coordinator.runs.run import Run
 from quorate.coordinator.runs.store import RunStore
@@ -293,6 +293,20 @@ def failure_closes_at_once() -> Iterator[None]:
 
 
 @contextmanager
+def outsider_ends_the_run() -> Iterator[None]:
+    """A node that is no member any more closes the run with its word about its job."""
+    with patch.object(run, "stands", lambda state, session: True):
+        yield
+
+
+@contextmanager
+def outsider_ends_a_direct_run() -> Iterator[None]:
+    """In the direct way, a node that is no member any more closes the run with its word."""
+    with patch.object(ops, "stands", lambda ctx, mine: True):
+        yield
+
+
+@contextmanager
 def places_not_kept() -> Iterator[None]:
     """Newcomers take the places of survivors that are on their way."""
 
@@ -361,6 +375,8 @@ PLANTED = {
     "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 2),
     "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 777),
     "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 214),
+    "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 71),
+    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 11),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
     "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 20),
 }

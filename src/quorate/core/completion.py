@@ -18,6 +18,7 @@ __all__ = [
     "nodes_waiting",
     "regroup_over",
     "regroup_remaining_s",
+    "stands",
 ]
 
 LAST_CALL = "last_call"
@@ -117,7 +118,7 @@ def nodes_waiting(
     state = ctx.state
     if state.closed:
         return 0
-    if mine is not None and not _stands(ctx, mine):
+    if mine is not None and not stands(ctx, mine):
         return max(1, len(state.departed) + len(state.participants) + len(state.wait_list))
     surplus = max(len(state.participants) - capacity(state, ctx.settings), 0)
     newcomers = _gain(ctx) if newcomers_at_once else _newcomers(ctx)
@@ -145,14 +146,15 @@ def _newcomers(ctx: RendezvousContext) -> int:
     return _gain(ctx)
 
 
+def stands(ctx: RendezvousContext, mine: WorldName) -> bool:
+    """Return whether a world that the node was given is the present one, with it in it."""
+    state = ctx.state
+    return state.complete and state.name == mine and ctx.node in state.participants
+
+
 def _gain(ctx: RendezvousContext) -> int:
     """Return how many of the wait list a world of whole units could take in."""
     return min(len(ctx.state.wait_list), prospects(ctx.state, ctx.settings))
-
-
-def _stands(ctx: RendezvousContext, mine: WorldName) -> bool:
-    state = ctx.state
-    return state.complete and state.name == mine and ctx.node in state.participants
 
 
 def _still_to_join(ctx: RendezvousContext) -> int:

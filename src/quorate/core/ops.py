@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 
 from quorate.core.action import Action, Decision, RendezvousContext
-from quorate.core.completion import completion, may_enter
+from quorate.core.completion import completion, may_enter, stands
 from quorate.core.exclusion import require_admissible
 from quorate.core.state import WorldName, prospects
 from quorate.errors import RendezvousGracefulExitError, RendezvousReplacedError
@@ -20,6 +20,7 @@ __all__ = [
     "RendezvousExitOp",
     "RendezvousJoinOp",
     "RendezvousKeepAliveOp",
+    "RendezvousVerdictOp",
 ]
 
 # The kind of wait that has no deadline (R6).
@@ -110,6 +111,36 @@ class RendezvousCloseOp:
             return Decision(Action.ERROR_TIMEOUT, "could not close the run in time", "timeout")
         reason = self._reason or f"closed by {ctx.node}"
         return Decision(Action.MARK_RENDEZVOUS_CLOSED, reason, "closed")
+
+
+class RendezvousVerdictOp:
+    """Say that the job has ended: a member's word closes the run, anybody else's is a leave (R7).
+
+    It counts while the member's world stands. Where another member was lost or has left, work is
+    undone, and a failure is a symptom.
+
+    Args:
+        mine: The world that the node was given last, if any.
+        reason: How the job has ended, for everyone.
+    """
+
+    def __init__(self, mine: WorldName | None, reason: str) -> None:
+        self._mine = mine
+        self._reason = reason
+
+    def __call__(self, ctx: RendezvousContext, deadline: float) -> Decision:
+        """Decide on the next step."""
+        state = ctx.state
+        if state.closed:
+            return Decision(Action.FINISH, state.closed_reason, "closed")
+        counts = self._mine is not None and stands(ctx, self._mine) and not state.departed
+        action = Action.MARK_RENDEZVOUS_CLOSED if counts else _leaving_action(ctx)
+        if action is None:
+            return Decision(Action.FINISH, "is not in the run", "left")
+        if ctx.observer.now_s > deadline:
+            reason = "could not say in time how the job has ended"
+            return Decision(Action.ERROR_TIMEOUT, reason, "timeout")
+        return Decision(action, self._reason, "closed" if counts else "left")
 
 
 class RendezvousKeepAliveOp:

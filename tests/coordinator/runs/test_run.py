@@ -91,6 +91,18 @@ class TestLeaving:
         assert not driver.state.closed
         assert b.told.waiting == 2
 
+    def test_r7_the_word_of_a_former_member_counts_for_nothing(self) -> None:
+        """It has left before, and is not written down as leaving again."""
+        driver = Driver(1, 2)
+        a, b = driver.world("a", "b")
+        a.leave("taken ill")
+        b.join()
+        a.close("the job was shut down", SUCCEEDED)
+        assert not a.last(Flag).value
+        assert (driver.state.closed, b.told.waiting) == (False, 0)
+        lefts = [event for event in driver.run.history.events if event.kind == "left"]
+        assert [event.text for event in lefts] == ["left: taken ill"]
+
     def test_r7_the_run_is_closed_once_all_have_finished(self) -> None:
         driver = Driver(2, 3)
         a, b = driver.world("a", "b")

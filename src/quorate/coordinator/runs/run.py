@@ -387,8 +387,9 @@ class Run:
 
     def _let_go(self, session: Session, reason: str, cause: str = "left") -> None:
         """Let a node leave that did not ask to; a join that is held would never be woken again."""
+        if session.node in self.sessions:
+            self._minutes.record("left", reason, session.node)
         self._withdraw(session, reason, cause)
-        self._minutes.record("left", reason, session.node)
         if session.join is not None:
             self._joins.answer(session, RendezvousError(f"{session.node} has left the run."))
 

@@ -52,6 +52,7 @@ class DirectWorld:
         self._pids = count(1)
         self._beats: dict[NodeDesc, tuple[object, float]] = {}
         self._last: RendezvousState | None = None
+        self._verdicts: dict[str, NodeDesc] = {}
         self._regroups_since_s = 0.0
         self._until_s = 0.0
         self._kinds = self._draw_kinds()
@@ -121,6 +122,8 @@ class DirectWorld:
             self._regroups_since_s = self.schedule.now_s
         if last is not None:
             self._no_live_node_was_lost(writer, last, state)
+            if state.closed and not last.closed:
+                self._no_outsider_ended_it(state)
         now_s = self.schedule.now_s
         for node, beat in state.last_heartbeats.items():
             if node not in self._beats or self._beats[node][0] != beat:
@@ -152,6 +155,12 @@ class DirectWorld:
         beat = self._beats.get(node)
         was_silent = beat is not None and now_s - beat[1] >= self.settings.silence_s - JUDGING_S
         return [node] if is_late or was_silent else []
+
+    def _no_outsider_ended_it(self, state: RendezvousState) -> None:
+        """Check that a word about the job has closed the run only while its world stood (R7)."""
+        node = self._verdicts.get(state.closed_reason)
+        stood = state.complete and node in state.participants and not state.departed
+        require(node is None or stood, "R7", "{} has closed a run that it is no part of", node)
 
     def _no_live_node_was_lost(
         self, writer: object, last: RendezvousState, state: RendezvousState
@@ -390,4 +399,8 @@ class DirectWorld:
                 reason = f"{node.node} says stop"
                 self.trace.fault("close", str(node.node))
                 self.rules.may_close.add(reason)
-                node.handle(node.close, reason)
+                if self.schedule.chance(0.5):
+                    node.handle(node.close, reason)
+                else:
+                    self._verdicts[reason] = node.node
+                    node.handle(node.end, reason)

@@ -327,6 +327,8 @@ class Havoc:
         # A node may say the same again in another world, where it has another reason.
         reason = f"{what} ({next(self._words)})"
         self._world.watch.rules.may_close.add(reason)
+        if outcome:
+            self._world.watch.judging(reason, agent)
         if outcome == FAILED:
             self._world.watch.failing(reason, agent)
         agent.handle(agent.close, reason, outcome)

@@ -13,6 +13,7 @@ from quorate.core.ops import (
     RendezvousExitOp,
     RendezvousJoinOp,
     RendezvousKeepAliveOp,
+    RendezvousVerdictOp,
 )
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, World, WorldName
@@ -144,6 +145,14 @@ class SimNode(Process):
     def close(self, reason: str) -> None:
         """Close the run."""
         self._run(RendezvousCloseOp(reason), math.inf, lambda _: None)
+
+    def end(self, reason: str) -> None:
+        """Say how the job has ended: the run is closed, or this node has left it, and ends."""
+        self._run(RendezvousVerdictOp(self.holding, reason), math.inf, self._ended)
+
+    def _ended(self, decision: Decision) -> None:
+        if decision.kind != "closed":
+            self.die()
 
     def _mint(self) -> str:
         return f"{self.schedule.random.getrandbits(32):08x}"

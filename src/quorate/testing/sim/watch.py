@@ -84,6 +84,7 @@ class Watch:
         self._values: dict[tuple[SimAgent, WorldName], bytes] = {}
         self._before: tuple[str, World | None, _Nodes, _Nodes] = ("", None, (), ())
         self._blamed: dict[str, list[SimAgent]] = {}
+        self._verdicts: dict[str, NodeDesc] = {}
         self._open_since: tuple[object, float] | None = None
         self._called_since: tuple[object, float] | None = None
 
@@ -145,6 +146,10 @@ class Watch:
         else:
             self._was_silent(coordinator, agent)
 
+    def judging(self, reason: str, asker: SimAgent) -> None:
+        """Note who says how the job has ended: it closes the run of its own world only (R7)."""
+        self._verdicts[reason] = asker.node
+
     def failing(self, reason: str, asker: SimAgent) -> None:
         """Note who is dead as a member says that its job has failed: that is why it did (R7)."""
         world = self.rules.worlds.get(asker.holding) if asker.holding is not None else None
@@ -197,12 +202,19 @@ class Watch:
             self.rules.state(state)
             if state.closed and state.world is not None:
                 self._no_symptom(state, state.world)
+                self._no_outsider(state, state.world)
 
     def _no_symptom(self, state: RendezvousState, world: World) -> None:
         """Check that a failure has not closed the run that a loss had caused (R7)."""
         for agent in self._blamed.get(state.closed_reason, ()):
             counts = agent.node in world.members and agent.node not in state.finishing
             require(not counts, "R7", "a symptom of {}'s loss has closed the run", agent.node)
+
+    def _no_outsider(self, state: RendezvousState, world: World) -> None:
+        """Check that nobody's word has closed a run whose world is another one's (R7)."""
+        asker = self._verdicts.get(state.closed_reason)
+        is_member = asker is None or asker in world.members
+        require(is_member, "R7", "{} has closed the run, and is not in {}", asker, world.name)
 
     def _state(self) -> RendezvousState | None:
         records = self.ledger.records
