@@ -28,6 +28,7 @@ from quorate.errors import (
 )
 from quorate.events import EventState, RendezvousEvent
 from quorate.handler import AGENT_STORE_OFF, DynamicRendezvousHandler, create_handler
+from quorate.heartbeat import PeriodicTimer
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.identity import release
 from quorate.stores.memory import MemoryStore
@@ -691,6 +692,22 @@ def test_keep_alive_updates_last_heartbeat(
     handler.next_rendezvous()
     first = stored(backend).last_heartbeats[handler.node]
     until(lambda: stored(backend).last_heartbeats[handler.node] > first, what="a heartbeat")
+
+
+def test_r11_a_look_whether_a_beat_is_due_comes_twice_before_it_is(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of the interval: `tests/testing/sim/test_node.py` shows that it is enough."""
+    periods: list[timedelta] = []
+    real = PeriodicTimer.__init__
+
+    def note(self: PeriodicTimer, interval: timedelta, *arguments: Any, **options: Any) -> None:
+        periods.append(interval)
+        real(self, interval, *arguments, **options)
+
+    monkeypatch.setattr(PeriodicTimer, "__init__", note)
+    handlers(settings=make_settings(keep_alive_interval=timedelta(seconds=8))).next_rendezvous()
+    assert periods == [timedelta(seconds=2)]
 
 
 def test_keep_alive_swallows_rendezvous_errors(

@@ -196,7 +196,7 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
 
     def _wait_s(self, poll_s: float, deadline: float) -> float:
         """Return how long to wait: no longer than until the next heartbeat falls due."""
-        wait_s = min(poll_s, self._settings.keep_alive_interval.total_seconds() / 2)
+        wait_s = min(poll_s, self._settings.beat_s)
         remaining_s = deadline - self._clock.monotonic()
         return min(wait_s, remaining_s + PAST_DEADLINE_S) if remaining_s > 0 else wait_s
 

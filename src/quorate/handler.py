@@ -404,7 +404,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
     def _start_heartbeats(self) -> None:
         self._keep_alive_timer = PeriodicTimer(
-            self._settings.keep_alive_interval,
+            timedelta(seconds=self._settings.beat_look_s),
             _keep_alive,
             weakref.ref(self),
             name=f"RendezvousKeepAliveTimer_{self._node.local_id}",

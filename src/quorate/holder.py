@@ -23,8 +23,8 @@ __all__ = ["BackendRendezvousStateHolder", "RendezvousStateHolder"]
 
 logger = logging.getLogger(__name__)
 
-# A holder is looked at once per keep-alive interval; a gap longer than that by this much means
-# that its process was away.
+# A holder is looked at whenever its node looks whether a beat is due; a gap longer than that by
+# this much means that its process was away.
 TICK_TOLERANCE_S = 1.0
 
 # Whether a regroup is over is judged of the state as a whole, for no node in particular.
@@ -100,7 +100,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         self._clock = clock or SystemClock()
         self._observer = observer or Observer(
             self._clock,
-            gap_max_s=settings.keep_alive_interval.total_seconds() + TICK_TOLERANCE_S,
+            gap_max_s=settings.beat_look_s + TICK_TOLERANCE_S,
         )
         self._mint = mint
         self._decode = decode

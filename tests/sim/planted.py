@@ -364,7 +364,7 @@ PLANTED = {
     ),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 2),
     "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 1),
-    "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 6),
+    "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 2),
     "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 33),
     "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 2),
     "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 6),
@@ -376,7 +376,7 @@ PLANTED = {
     "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 777),
     "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 214),
     "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 71),
-    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 11),
+    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 108),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
     "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 20),
 }

@@ -248,7 +248,7 @@ def _beat_is_due(ctx: RendezvousContext) -> bool:
     if last is None:
         return False
     age_s = ctx.observer.beat_age_s(ctx.node, last)
-    return age_s >= ctx.settings.keep_alive_interval.total_seconds() / 2
+    return age_s >= ctx.settings.beat_s
 
 
 def _unless_beat_is_due(ctx: RendezvousContext, decision: Decision) -> Decision:

@@ -179,6 +179,23 @@ class RendezvousSettings:
             )
 
     @property
+    def beat_s(self) -> float:
+        """Return how old, in seconds, a node's last word may be before it says another one (R11).
+
+        It is half the keep-alive interval, so that a single beat may be late or lost.
+        """
+        return self.keep_alive_interval.total_seconds() / 2
+
+    @property
+    def beat_look_s(self) -> float:
+        """Return how often, in seconds, a node of the direct way looks whether a beat is due.
+
+        A word that was fresh at one look is said again at the next, three quarters of an interval
+        after it: looking as seldom as beats are due, that could take the whole interval.
+        """
+        return self.beat_s / 2
+
+    @property
     def silence_s(self) -> float:
         """Return how long, in seconds, a node may be silent before it is lost (R8)."""
         return self.keep_alive_interval.total_seconds() * self.keep_alive_max_attempt

@@ -96,7 +96,6 @@ class SimNode(Process):
         self._placed = placed
         self._shared = shared
         self._world: World | None = None
-        self._interval_s = settings.keep_alive_interval.total_seconds()
         # A node that was fresh when it looked a moment ago reads again all the same: more races.
         self._holder = BackendRendezvousStateHolder(
             self.backend,
@@ -116,7 +115,7 @@ class SimNode(Process):
     def start(self, timeout_s: float | None = None) -> None:
         """Join, and look after the world from then on."""
         self.join(timeout_s)
-        self.later(self._interval_s, self._beat)
+        self.later(self.settings.beat_look_s, self._beat)
         self.later(POLL_S, self._look)
 
     def join(self, timeout_s: float | None = None) -> None:
@@ -177,7 +176,7 @@ class SimNode(Process):
             done(decision)
             return
         if decision.action is Action.SYNC:
-            wait_s = min(POLL_S, self._interval_s / 2)
+            wait_s = min(POLL_S, self.settings.beat_s)
         elif decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST:
             deadline_s = self.machine.monotonic() + self.settings.timeout.join.total_seconds()
         self.later(wait_s, self._run, operation, deadline_s, done)
@@ -198,9 +197,9 @@ class SimNode(Process):
         self.die()
 
     def _beat(self) -> None:
-        self.later(self._interval_s, self._beat)
+        self.later(self.settings.beat_look_s, self._beat)
         if self.place is not None and not self.joining and not self.over:
-            deadline_s = self.machine.monotonic() + self._interval_s
+            deadline_s = self.machine.monotonic() + self.settings.timeout.heartbeat.total_seconds()
             self._run(RendezvousKeepAliveOp(), deadline_s, lambda _: None)
 
     def _look(self) -> None:
