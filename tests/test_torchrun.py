@@ -388,6 +388,19 @@ class TestHandler:
         assert handler.shutdown()
         assert ours.said == ["was not needed"]
 
+    def test_who_is_not_needed_exits_with_0_though_nobody_can_be_told(
+        self, ours: Ours, handler: TorchRendezvousHandler, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def leave(reason: str = "") -> None:
+            raise RendezvousConnectionError("the store went with rank 0")
+
+        ours.error, ours.leave = RendezvousGracefulExitError("over"), leave  # type: ignore[method-assign]
+        with pytest.raises(SystemExit) as ended:
+            handler.next_rendezvous()
+        assert ended.value.code == 0
+        assert "the store went with rank 0" in caplog.text
+        assert handler.shutdown()
+
     def test_a_member_is_not_told_that_all_is_well_when_its_run_went_on_without_it(
         self, handler: TorchRendezvousHandler, ours: Ours
     ) -> None:
@@ -495,6 +508,19 @@ class TestShutdown:
         ours.error = error
         assert not shut_down_under(handler, under)
         assert str(error) in caplog.text
+
+    @pytest.mark.parametrize("error", [None, child_failed()])
+    def test_an_error_that_the_caller_handles_is_not_this_jobs(
+        self, ours: Ours, error: BaseException | None
+    ) -> None:
+        """A second job is launched because a first one has failed."""
+        try:
+            raise child_failed()
+        except ChildFailedError:
+            handler = TorchRendezvousHandler(ours)
+            handler.next_rendezvous()
+            assert shut_down_under(handler, error)
+        assert (ours.said == ["shut down"]) == (error is None)
 
     def test_it_acts_once(self, handler: TorchRendezvousHandler, ours: Ours) -> None:
         handler.next_rendezvous()

@@ -235,6 +235,8 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
         self._was_in_world = False
         self._is_unreachable = False
         self._ended = False
+        # A caller that launches a job while it handles an error of another one: not this job's.
+        self._handled_before = sys.exc_info()[1]
 
     @property
     def use_agent_store(self) -> bool:
@@ -299,8 +301,11 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
         if self._ended:
             return True
         self._ended = True
+        error = sys.exc_info()[1]
+        if error is self._handled_before:
+            error = None
         try:
-            self._part(sys.exc_info()[1])
+            self._part(error)
         # Whatever it is: raised here, it would hide the failure that ends this agent.
         except Exception as error:
             logger.warning("the others could not be told how this node ended: %s", error)
@@ -329,8 +334,11 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
 
     def _end_unneeded(self, why: str) -> None:
         logger.info("not needed: %s", why)
-        self._handler.leave("was not needed")
         self._ended = True
+        try:
+            self._handler.leave("was not needed")
+        except RendezvousError as error:
+            logger.warning("could not leave in an orderly way: %s", error)
         raise SystemExit(0)
 
     def _info(self, info: RendezvousInfo) -> torch_api.RendezvousInfo:
