@@ -441,10 +441,11 @@ def test_r16_a_wait_is_logged_as_news(cluster: Cluster, caplog: pytest.LogCaptur
 
 
 def test_a_wait_does_not_hold_up_other_threads() -> None:
-    """One thread closes the run while another one waits in it."""
+    """One thread closes the run while another one waits in it; the wait is told of to its end."""
     backend, settings = MemoryRendezvousBackend(), make_settings()
     holder = BackendRendezvousStateHolder(backend, settings)
     executor = DistributedRendezvousOpExecutor(A, holder, settings)
+    executor.reporter = notes = Notes()
     waiting = threading.Event()
     ends: list[Exception] = []
 
@@ -466,3 +467,37 @@ def test_a_wait_does_not_hold_up_other_threads() -> None:
     executor.run(RendezvousCloseOp("enough"), math.inf)
     thread.join(5)
     assert [str(end) for end in ends] == ["The rendezvous 'run' is closed: enough."]
+    assert (len(notes.waits), notes.ended) == (1, 1)
+
+
+def test_r16_what_other_threads_do_says_nothing_of_a_wait() -> None:
+    """A heartbeat in the middle of a join changes neither its reason nor how long it has lasted."""
+    backend, clock, settings = MemoryRendezvousBackend(), ManualClock(), make_settings()
+    holder = BackendRendezvousStateHolder(backend, settings, clock=clock)
+    executor = DistributedRendezvousOpExecutor(A, holder, settings, clock)
+    executor.reporter = notes = Notes()
+    waiting, go_on = threading.Event(), threading.Event()
+    deadline = clock.monotonic() + 7.0
+    ends: list[str] = []
+
+    def wait(timeout_s: float) -> None:
+        waiting.set()
+        assert go_on.wait(5)
+        clock.advance(4)
+
+    def join() -> None:
+        try:
+            executor.run(RendezvousJoinOp(), deadline)
+        except RendezvousTimeoutError as error:
+            ends.append(str(error))
+
+    holder.wait = wait  # type: ignore[method-assign]
+    thread = threading.Thread(target=join)
+    thread.start()
+    assert waiting.wait(5)
+    executor.run(RendezvousKeepAliveOp(), math.inf)
+    go_on.set()
+    thread.join(5)
+    assert "waiting for 1 more node (1 of 2); " in ends[0]
+    assert [wait.since_s for wait in notes.waits] == [0.0, 4.0]
+    assert notes.ended == 1

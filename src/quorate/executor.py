@@ -21,7 +21,12 @@ from quorate.errors import RendezvousClosedError, RendezvousTimeoutError
 from quorate.holder import RendezvousStateHolder
 from quorate.wait import Wait, WaitLog, WaitReporter
 
-__all__ = ["DistributedRendezvousOpExecutor", "Operation", "RendezvousOpExecutor"]
+__all__ = [
+    "DistributedRendezvousOpExecutor",
+    "OngoingWait",
+    "Operation",
+    "RendezvousOpExecutor",
+]
 
 Operation = Callable[[RendezvousContext, float], Decision]
 
@@ -65,6 +70,48 @@ class RendezvousOpExecutor(ABC):
         """
 
 
+class OngoingWait:
+    """What one operation waits for, and since when (R16); other threads have their own.
+
+    Args:
+        reporter: Where it is said.
+
+    Attributes:
+        text: What it waited for last, and who was missing.
+    """
+
+    def __init__(self, reporter: WaitReporter) -> None:
+        self.text = ""
+        self._reporter = reporter
+        self._kind = ""
+        self._since_s = 0.0
+
+    def explain(
+        self, context: RendezvousContext, decision: Decision, now_s: float, deadline: float
+    ) -> None:
+        """Say what is waited for now."""
+        if decision.kind != self._kind:
+            self._kind, self._since_s = decision.kind, now_s
+        there = attendance(context)
+        self.text = f"{decision.reason}; {there}"
+        self._reporter.report(
+            Wait(
+                decision.kind,
+                decision.reason,
+                now_s - self._since_s,
+                there.missing,
+                there.missing_count,
+                ends_in_s(context, decision.kind),
+                None if decision.kind == SPARE else deadline - now_s,
+            )
+        )
+
+    def end(self) -> None:
+        """Say that the wait is over, if there was one."""
+        if self._kind:
+            self._reporter.done()
+
+
 class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
     """Carries out operations on a state that is shared with other nodes.
 
@@ -100,8 +147,6 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         self._clock = clock or SystemClock()
         self._lock = lock or threading.Lock()
         self._losses = 0
-        self._waits_for = self._waited_for = ""
-        self._waits_since_s = 0.0
 
     def run(
         self,
@@ -110,25 +155,23 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         update_deadline: Callable[[timedelta], float] | None = None,
     ) -> None:
         """See `RendezvousOpExecutor`."""
-        self._waits_for = self._waited_for = ""
+        waiting = OngoingWait(self.reporter)
         polls_s = chain(POLLS_FIRST_S, repeat(POLL_S))
         try:
             while True:
-                decision = self._step(state_handler, deadline)
+                decision = self._step(state_handler, deadline, waiting)
                 self._tell(decision)
                 if decision.action is Action.FINISH:
                     return
-                self._raise_if_over(decision)
+                self._raise_if_over(decision, waiting)
                 if decision.action is Action.SYNC:
                     self._state_holder.wait(self._wait_s(next(polls_s), deadline))
                 if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST and update_deadline:
                     deadline = update_deadline(self._settings.timeout.join)
         finally:
-            if self._waits_for:
-                self._waits_for = ""
-                self.reporter.done()
+            waiting.end()
 
-    def _step(self, operation: Operation, deadline: float) -> Decision:
+    def _step(self, operation: Operation, deadline: float, waiting: OngoingWait) -> Decision:
         """Bring the state up to date, and decide on it before another thread can change it.
 
         A lost compare-and-set has read what is there, and the node decides on that at once. After
@@ -143,10 +186,10 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
                 elif has_set:
                     self._losses = 0
                 if has_set is not False or self._losses < 2:
-                    return self._decide(operation, deadline)
+                    return self._decide(operation, deadline, waiting)
             self._clock.sleep(_backoff_s(self._losses))
 
-    def _decide(self, operation: Operation, deadline: float) -> Decision:
+    def _decide(self, operation: Operation, deadline: float, waiting: OngoingWait) -> Decision:
         context = RendezvousContext(
             self._node,
             self._state_holder.state,
@@ -156,31 +199,12 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         )
         decision = operation(context, deadline)
         if decision.action is Action.SYNC:
-            self._explain(context, decision, deadline)
+            waiting.explain(context, decision, self._clock.monotonic(), deadline)
         if transitions.apply(context, decision):
             self._state_holder.mark_dirty()
         return decision
 
-    def _explain(self, context: RendezvousContext, decision: Decision, deadline: float) -> None:
-        """Say what is waited for, and since when (R16)."""
-        now_s = self._clock.monotonic()
-        if decision.kind != self._waits_for:
-            self._waits_for, self._waits_since_s = decision.kind, now_s
-        there = attendance(context)
-        self._waited_for = f"{decision.reason}; {there}"
-        self.reporter.report(
-            Wait(
-                decision.kind,
-                decision.reason,
-                now_s - self._waits_since_s,
-                there.missing,
-                there.missing_count,
-                ends_in_s(context, decision.kind),
-                None if decision.kind == SPARE else deadline - now_s,
-            )
-        )
-
-    def _raise_if_over(self, decision: Decision) -> None:
+    def _raise_if_over(self, decision: Decision, waiting: OngoingWait) -> None:
         run_id = self._settings.run_id
         if decision.action is Action.ERROR_CLOSED:
             reason = decision.reason
@@ -188,7 +212,7 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
             raise RendezvousClosedError(f"The rendezvous '{run_id}' is closed{because}.", reason)
         if decision.action is Action.ERROR_TIMEOUT:
             # Once the node has given up its place, the state misses the node itself as well.
-            reason = self._waited_for or decision.reason
+            reason = waiting.text or decision.reason
             raise RendezvousTimeoutError(
                 f"The rendezvous '{run_id}' has timed out for {self._node}: {reason}. Start the "
                 f"missing nodes, or raise join_timeout."

@@ -18,7 +18,7 @@ from quorate.core.ops import (
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, World, WorldName
 from quorate.errors import RendezvousConnectionError, RendezvousError
-from quorate.executor import DistributedRendezvousOpExecutor, Operation
+from quorate.executor import DistributedRendezvousOpExecutor, OngoingWait, Operation
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.testing.sim.process import Asleep, Machine, Process
 from quorate.testing.sim.schedule import Schedule
@@ -45,7 +45,7 @@ class _StepExecutor(DistributedRendezvousOpExecutor):
         Raises:
             Asleep: It lost a compare-and-set, and stays back.
         """
-        return self._step(operation, deadline)
+        return self._step(operation, deadline, OngoingWait(self.reporter))
 
 
 class SimNode(Process):
