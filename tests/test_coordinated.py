@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -710,6 +711,26 @@ def test_a_process_that_ends_says_that_it_leaves(hosted: Hosted, until: Until) -
     assert took_s < 1.5 + busy_s()
     assert agents[0].process.returncode == 0
     assert agents[0].errors == ""
+
+
+# Where there are threads, Python is afraid of forks.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_ends_at_once_and_without_a_word(agent: MakeHandler) -> None:
+    """What the interpreter calls at its end, and what a program may, is the parent's to say."""
+    member = agent()
+    member.next_rendezvous()
+    limit_s = 1 + busy_s()
+    pid = os.fork()
+    if pid == 0:
+        begun_s = time.monotonic()
+        member.leave("the process has ended")
+        member.shutdown()
+        os._exit(0 if time.monotonic() - begun_s < limit_s else 1)
+    _, ended = os.waitpid(pid, 0)
+    assert ended == 0
+    assert not member.is_closed()
+    (shown,) = status(member.endpoint)["runs"]
+    assert len(shown["nodes"]) == 1
 
 
 def test_a_process_ends_in_time_though_its_coordinator_is_gone(

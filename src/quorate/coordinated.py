@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -148,6 +149,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         self._node: NodeDesc | None = None
         self._place: Place | None = None
         self._started = False
+        self._made_in = os.getpid()
         self._ended = False
         self._joining = threading.Lock()
         self._client: Session = self._new_session(endpoints, host)
@@ -264,6 +266,8 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
 
     def leave(self, reason: str = "") -> None:
         """See base class. Does not fail: without a word, the others notice the end."""
+        if self._is_of_parent:
+            return
         if not self._ended and self._client.attachment.is_known:
             self._ended = True
             try:
@@ -284,6 +288,8 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
 
     def shutdown(self) -> bool:
         """Close the run if this node is in a world that stands, else leave; end the session."""
+        if self._is_of_parent:
+            return True
         if self._ended or not self._started:
             self._release()
             return True
@@ -330,6 +336,11 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             self._started = True
             atexit.register(self.leave, "the process has ended")
             self._client.start()
+
+    @property
+    def _is_of_parent(self) -> bool:
+        """Whether this is a forked child's copy: the session is the parent's, and goes on there."""
+        return self._made_in != os.getpid()
 
     def _release(self) -> None:
         self._ended = True
