@@ -180,6 +180,7 @@ FLOORS: dict[str, str] = {
         launch.warden
         launch.gate
         launch.wards
+        launch.own_coordinator
         launch.output
         launch.workers
         launch.health

@@ -709,6 +709,25 @@ class TestCoordinated:
         monkeypatch.setattr(Ours, "use_agent_store", shares)
         assert TorchRendezvousHandler(ours).use_agent_store is shares
 
+    def test_port_0_is_a_coordinator_of_its_own(self) -> None:
+        """torchrun's own help recommends it for several jobs of one node on one machine."""
+        handler = create_handler(
+            torch_api.RendezvousParameters("quorate", "localhost:0", "job", 1, 1, timeout=900)
+        )
+        assert handler.next_rendezvous().world_size == 1
+        ours: Any = handler._handler
+        endpoint = ours.endpoint
+        assert endpoint.port != 0
+        assert handler.shutdown()
+        with pytest.raises(RendezvousConnectionError):
+            fetch_status(Connection([endpoint], 0.1))
+
+    def test_port_0_is_of_no_use_to_several(self) -> None:
+        with pytest.raises(ValueError, match="Nobody can find a coordinator at port 0"):
+            create_handler(
+                torch_api.RendezvousParameters("quorate", "localhost:0", "job", 1, 2, timeout=900)
+            )
+
     def test_an_unknown_key_is_refused_by_name(self, coordinator: ThreadedCoordinator) -> None:
         with pytest.raises(ValueError, match=r"'joint_timeout'.*did you mean 'join_timeout'"):
             create_handler(parameters(coordinator, (1, 1), joint_timeout="1"))

@@ -37,6 +37,7 @@ from quorate.errors import (
     RendezvousError,
     RendezvousGracefulExitError,
     RendezvousProtocolError,
+    RendezvousSettingsError,
 )
 from quorate.identity import (
     Endpoint,
@@ -501,6 +502,11 @@ def create_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler
     """
     check_keys(params.config, BACKEND)
     endpoints = parse_rendezvous_endpoints(params.endpoint, DEFAULT_PORT)
+    if any(endpoint.port == 0 for endpoint in endpoints):
+        raise RendezvousSettingsError(
+            f"Nobody can find a coordinator at port 0 ('{params.endpoint}'): name a port, as in "
+            f"HOST:{DEFAULT_PORT}. Only a job of a single node (--nnodes 1) may leave it open."
+        )
     is_host = params.get_as_bool("is_host")
     if is_host is None and len(endpoints) > 1:
         # Coordinators that stand in for each other share a state: one with a journal of its own

@@ -14,6 +14,7 @@ What torch's agent (2.5 to 2.13) does with a handler, and what follows from it h
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import re
@@ -29,8 +30,9 @@ from torch.distributed.elastic.rendezvous import api as torch_api
 
 from quorate.api import RendezvousHandler, RendezvousInfo, RendezvousParameters
 from quorate.clock import Clock, SystemClock
-from quorate.config import read_timeout_from, settings_from
+from quorate.config import check_keys, read_timeout_from, settings_from
 from quorate.coordinated import BACKEND, CoordinatedRendezvousHandler
+from quorate.credentials import token_from
 from quorate.errors import (
     RendezvousClosedError,
     RendezvousConnectionError,
@@ -44,9 +46,11 @@ from quorate.errors import (
 )
 from quorate.launch.agent import SUCCEEDED
 from quorate.launch.health import HEALTH_KEYS, HealthCheck, Infirmary, take_health_check
+from quorate.launch.own_coordinator import OwnCoordinator, own_endpoint
 from quorate.launch.wards import Wards
 from quorate.registry import get_rendezvous_handler
 from quorate.stores.base import Store
+from quorate.tls import tls_files_from
 
 __all__ = ["TorchRendezvousHandler", "TorchStore", "create_handler"]
 
@@ -221,6 +225,7 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
         handler: Ours.
         store_timeout: How long calls of the round's store wait that name no timeout of their own.
         health_check: What has to succeed before each join; `None` if nothing has to.
+        coordinator: Its own, which ends with it, if it has one.
     """
 
     def __init__(
@@ -228,8 +233,10 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
         handler: RendezvousHandler,
         store_timeout: timedelta = STORE_TIMEOUT,
         health_check: HealthCheck | None = None,
+        coordinator: OwnCoordinator | None = None,
     ) -> None:
         self._handler = handler
+        self._coordinator = coordinator
         self._health_check = health_check
         self._store_timeout = store_timeout
         self._was_in_world = False
@@ -310,6 +317,10 @@ class TorchRendezvousHandler(torch_api.RendezvousHandler):
         except Exception as error:
             logger.warning("the others could not be told how this node ended: %s", error)
             return False
+        finally:
+            if self._coordinator is not None:
+                atexit.unregister(self._coordinator.close)
+                self._coordinator.close()
         return True
 
     def _part(self, error: BaseException | None) -> None:
@@ -413,10 +424,22 @@ def _create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHa
     store_timeout = STORE_TIMEOUT
     if backend == BACKEND:
         store_timeout = _take_store_keys(own)
+    settings = settings_from(own)
     health_check = None
     if health:
-        health_check = take_health_check(health, settings_from(own).timeout.join.total_seconds())
-    return TorchRendezvousHandler(get_rendezvous_handler(own), store_timeout, health_check)
+        health_check = take_health_check(health, settings.timeout.join.total_seconds())
+    free = own_endpoint(own.endpoint, own.max_nodes) if backend == BACKEND else None
+    if free is None:
+        return TorchRendezvousHandler(get_rendezvous_handler(own), store_timeout, health_check)
+    check_keys(own.config, backend)
+    coordinator = OwnCoordinator(free, token_from(own.get("token_file")), tls_files_from(own))
+    # torch does not call `shutdown` where a signal ends it.
+    atexit.register(coordinator.close)
+    own.endpoint = str(coordinator.endpoint)
+    own.config = {"state_dir": coordinator.folder} | config
+    return TorchRendezvousHandler(
+        get_rendezvous_handler(own), store_timeout, health_check, coordinator
+    )
 
 
 def _end_with_one_line(error: RendezvousError) -> None:

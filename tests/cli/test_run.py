@@ -74,10 +74,12 @@ def test_a_sick_node_starts_nothing_and_exits_with_its_own_code() -> None:
         (["--health-check", ""], "The health check is empty"),
         (["--health-check", "no-such-program"], "there is no program 'no-such-program'"),
         (["--rdzv-conf", "slots=1,slots=2"], "'slots' is given twice"),
+        (["--rdzv-endpoint", "localhost:0", "--nnodes", "1:2"], "at port 0 ('localhost:0')"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(options: list[str], message: str) -> None:
-    command = [sys.executable, "-m", "quorate", "run", "--standalone", *options, "--", "true"]
+    alone = [] if "--rdzv-endpoint" in options else ["--standalone"]
+    command = [sys.executable, "-m", "quorate", "run", *alone, *options, "--", "true"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 76
     assert ended.stderr.startswith("quorate: ")

@@ -83,6 +83,15 @@ def test_who_hosts(is_host: bool | None, endpoint: Endpoint, starts: bool) -> No
     assert host.started == ([endpoint] if starts else [])
 
 
+@pytest.mark.parametrize("is_host", [None, True])
+def test_nothing_is_started_for_port_0_which_nobody_could_dial(is_host: bool | None) -> None:
+    """Each redial would start another one."""
+    host = RecordingHost(is_host)
+    with pytest.raises(RendezvousConnectionError, match=r"port 0 \(localhost:0\).*another port"):
+        host(Endpoint("localhost", 0))
+    assert host.started == []
+
+
 def test_it_starts_a_process_of_its_own(make_host: MakeHost, tmp_path: Path) -> None:
     """Its journal and its log are the user's alone."""
     endpoint = make_host().start(Endpoint(LOOPBACK, 0))

@@ -73,6 +73,48 @@ def test_a_job_of_one_machine_needs_no_endpoint(cluster: Cluster) -> None:
     assert finished == "quorate: the workers of this node have finished; everyone has finished"
 
 
+def test_port_0_is_a_coordinator_of_the_jobs_own(cluster: Cluster) -> None:
+    """As torchrun's help recommends for several jobs of one node on one machine."""
+    where = ("--rdzv-endpoint", "localhost:0", "--rdzv-conf", "join_timeout=20")
+    node = cluster.quorate("run", *where, WORKER, "report")
+    assert node.exit_code() == 0, node.report()
+    assert sum("started a coordinator" in line for line in node.stderr) == 1, node.report()
+    (place,) = places(node)
+    assert place["QUORATE_ENDPOINT"] in node.stderr[0]
+
+
+def left_behind(cluster: Cluster, folder: Path) -> tuple[set[int], list[Path]]:
+    return {pid for pid in cluster.processes() if alive(pid)}, list(folder.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_round_leaves_nothing_behind(
+    cluster: Cluster, tmp_path: Path, number: signal.Signals
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    node = cluster.quorate("run", "--standalone", WORKER, "report", TMPDIR=str(temporary))
+    node.line("started a coordinator")
+    node.send(number)
+    assert node.exit_code() == 128 + number, node.report()
+    assert left_behind(cluster, temporary) == (set(), [])
+
+
+def test_an_agent_that_is_killed_leaves_nothing_behind(
+    cluster: Cluster, tmp_path: Path, gate: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    node = cluster.quorate("run", "--standalone", WORKER, "wait", str(gate), TMPDIR=str(temporary))
+    places(node)
+    node.kill()
+    wait_until(
+        lambda: left_behind(cluster, temporary) == (set(), []),
+        timeout_s=15.0,
+        what="the end of the coordinator and its folder",
+    )
+
+
 def test_what_happens_can_be_kept_as_lines_of_json(cluster: Cluster, tmp_path: Path) -> None:
     path = tmp_path / "events"
     flags = ("--standalone", "--rdzv-id", "job", "--events", str(path), "--log-level", "debug")

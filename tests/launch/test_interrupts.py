@@ -14,7 +14,9 @@ def interrupts_of(
     on_second: Callable[[], None] = lambda: None,
     on_other: Callable[[signal.Signals], None] = lambda _: None,
 ) -> Interrupts:
-    return Interrupts(on_second, on_other)
+    interrupts = Interrupts()
+    interrupts.on_second, interrupts.on_other = on_second, on_other
+    return interrupts
 
 
 def send(number: signal.Signals) -> None:

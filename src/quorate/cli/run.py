@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +28,14 @@ from quorate.config import (
     profile_from,
     settings_from,
 )
-from quorate.coordinator.host import CoordinatorHost
+from quorate.coordinated import BACKEND
 from quorate.credentials import Token, exported, token_from
-from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
+from quorate.errors import RendezvousSettingsError
 from quorate.identity import Endpoint
 from quorate.launch.agent import Agent
 from quorate.launch.health import HEALTH_TIMEOUT_S, HealthCheck, take_health_check
+from quorate.launch.interrupts import Interrupted, Interrupts
+from quorate.launch.own_coordinator import OwnCoordinator, own_endpoint
 from quorate.launch.spec import WorkerSpec
 from quorate.registry import get_rendezvous_handler
 from quorate.terminal import ERASE_LINE, LiveLine, WaitLine
@@ -241,9 +242,22 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         options["program"], options["module"], _AFTER_DASHES in ctx.meta and ctx.meta[_AFTER_DASHES]
     )
     workers = parse_workers(options["nproc_per_node"])
-    with contextlib.ExitStack() as closing:
-        exit_code = _run_agent(options, program, workers, closing)
+    interrupts = Interrupts()
+    # The outer one, so that no signal cuts the closing short.
+    with interrupts.installed(), contextlib.ExitStack() as closing:
+        try:
+            exit_code = _run_agent(options, program, workers, closing, interrupts)
+        except Interrupted:
+            exit_code = _exit_code_of(interrupts)
     sys.exit(exit_code)
+
+
+def _exit_code_of(interrupts: Interrupts) -> int:
+    """Return the exit code of an agent that a signal has ended before it began."""
+    number = interrupts.first
+    assert number is not None
+    click.echo(f"quorate: received {number.name}: ending", err=True)
+    return 128 + number
 
 
 def _run_agent(
@@ -251,8 +265,9 @@ def _run_agent(
     program: tuple[str, ...],
     workers: int,
     closing: contextlib.ExitStack,
+    interrupts: Interrupts,
 ) -> int:
-    joined = _join_run(options, workers, closing)
+    joined = _join_run(options, workers, closing, interrupts)
     if sys.stderr.isatty() and logging.getLogger().isEnabledFor(logging.INFO):
         columns = os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
         joined.handler.report_waits_to(WaitLine(LiveLine(sys.stderr, columns)))
@@ -261,14 +276,14 @@ def _run_agent(
         workers=workers,
         run_id=joined.run_id,
         environment=exported(joined.token, os.environ) | TlsFiles.environment(joined.tls),
-        endpoint=joined.endpoint if options["backend"] == "quorate" else "",
+        endpoint=joined.endpoint,
         log_dir=options["log_dir"],
         max_restarts=options["max_restarts"],
         monitor_interval_s=options["monitor_interval"],
         stop_grace_s=options["stop_grace"],
         health_check=joined.health_check,
     )
-    return Agent(joined.handler, spec).run()
+    return Agent(joined.handler, spec, interrupts=interrupts).run()
 
 
 class _Joined(NamedTuple):
@@ -276,7 +291,7 @@ class _Joined(NamedTuple):
 
     Args:
         handler: Its way to do so.
-        endpoint: Where the coordinator is.
+        endpoint: Where its workers find the coordinator; empty if there is none.
         run_id: The run.
         token: What its workers need to be let in too.
         tls: The files that they need for it.
@@ -291,20 +306,29 @@ class _Joined(NamedTuple):
     health_check: HealthCheck | None
 
 
-def _join_run(options: dict[str, Any], workers: int, closing: contextlib.ExitStack) -> _Joined:
+def _join_run(
+    options: dict[str, Any],
+    workers: int,
+    closing: contextlib.ExitStack,
+    interrupts: Interrupts,
+) -> _Joined:
     """Return the handler and what goes with it; what is to be ended goes to `closing`.
 
     Raises:
         RendezvousSettingsError: The options make no sense; nothing was started.
+        Interrupted: A signal has come meanwhile.
     """
     least, most = parse_nodes(options["nnodes"])
     config: dict[str, Any] = parse_rendezvous_config(options["configuration"])
     config |= _node_configuration(options, config, workers)
     endpoint, run_id = options["endpoint"], options["run_id"] or "none"
-    alone = _is_alone(options["standalone"], endpoint, least, most)
-    if alone:
-        run_id = options["run_id"] or secrets.token_hex(8)
+    is_coordinated = options["backend"] == BACKEND
+    if _is_alone(options["standalone"], endpoint, least, most):
         endpoint = "localhost:0"
+        own = Endpoint("localhost", 0) if is_coordinated else None
+        run_id = options["run_id"] or secrets.token_hex(8)
+    else:
+        own = own_endpoint(endpoint, most) if is_coordinated else None
 
     def parameters() -> RendezvousParameters:
         return RendezvousParameters(
@@ -316,31 +340,20 @@ def _join_run(options: dict[str, Any], workers: int, closing: contextlib.ExitSta
     health_check = take_health_check(config, settings.timeout.join.total_seconds())
     check_keys(config, options["backend"])
     profile_from(parameters())
-    is_coordinated = options["backend"] == "quorate"
     token = token_from(config.get("token_file")) if is_coordinated else None
     tls = tls_files_from(parameters()) if is_coordinated else None
-    has_own_coordinator = alone and is_coordinated
-    if has_own_coordinator:
-        folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="quorate-run-"))
-        endpoint = str(_start_own_coordinator(folder, token, tls, closing))
-        config.setdefault("state_dir", folder)
-    handler = get_rendezvous_handler(parameters())
-    if has_own_coordinator:
+    if own is not None:
+        coordinator = OwnCoordinator(own, token, tls)
+        closing.callback(coordinator.close)
+        endpoint = str(coordinator.endpoint)
+        config.setdefault("state_dir", str(coordinator.folder))
+    with interrupts.felt():
+        handler = get_rendezvous_handler(parameters())
+    if own is not None:
         # Before its coordinator ends: later there is nobody to say it to.
         closing.callback(handler.leave, "the agent has ended")
-    return _Joined(handler, endpoint, run_id, token, tls, health_check)
-
-
-def _start_own_coordinator(
-    folder: str, token: Token | None, tls: TlsFiles | None, closing: contextlib.ExitStack
-) -> Endpoint:
-    """Start a coordinator that serves this node alone, and ends with it."""
-    host = CoordinatorHost(state_dir=folder, memory=True, token=token, tls=tls)
-    started = host.start(Endpoint("localhost", 0))
-    if started is None:
-        raise RendezvousConnectionError("No free port was found for a coordinator: try again.")
-    closing.callback(host.stop)
-    return started
+    told = endpoint if is_coordinated else ""
+    return _Joined(handler, told, run_id, token, tls, health_check)
 
 
 def _is_alone(standalone: bool, endpoint: str, least: int, most: int) -> bool:

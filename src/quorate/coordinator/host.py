@@ -84,13 +84,23 @@ class CoordinatorHost:
         self._failure = ""
         self._failed_s: float | None = None
 
+    @property
+    def pids(self) -> list[int]:
+        """The coordinators that were started; each leads a process group of its own."""
+        return [child.pid for child in self._children]
+
     def __call__(self, endpoint: Endpoint) -> None:
         """Start a coordinator at the endpoint, if this machine may and nobody else has.
 
         Raises:
             RendezvousConnectionError: It may, but the system refuses, or the one that was started
-                has failed a moment ago.
+                has failed a moment ago; or the endpoint has port 0, which nobody can dial.
         """
+        if endpoint.port == 0:
+            raise RendezvousConnectionError(
+                f"There is no coordinator at port 0 ({endpoint}), and none is started for it: name "
+                f"another port."
+            )
         with self._lock:
             self._collect_ended(endpoint)
             if self._failed_s is not None:

@@ -66,6 +66,7 @@ class Agent:
         clock: Measures waits.
         out: Where the workers' standard outputs go, each line with its rank.
         err: Where their standard errors go, and what the agent itself has to say.
+        interrupts: The signals that end it, if the caller handles them already.
     """
 
     def __init__(
@@ -75,13 +76,16 @@ class Agent:
         clock: Clock | None = None,
         out: BinaryIO | None = None,
         err: BinaryIO | None = None,
+        interrupts: Interrupts | None = None,
     ) -> None:
         self._handler = handler
         self._spec = spec
         self._clock = clock or SystemClock()
         self._out = out or sys.stdout.buffer
         self._err = err or sys.stderr.buffer
-        self._interrupts = Interrupts(self._kill_workers, self._signal_workers)
+        self._interrupts = interrupts or Interrupts()
+        self._interrupts.on_second = self._kill_workers
+        self._interrupts.on_other = self._signal_workers
         self._group: WorkerGroup | None = None
         self._restarts = 0
         self._failure: WorkerFailure | None = None

@@ -27,16 +27,15 @@ class Interrupts:
     so that workers are never left half started. The second one calls `on_second` at once, on the
     spot.
 
-    Args:
+    Attributes:
         on_second: Called by the signal handler at the second signal.
         on_other: Called by the signal handler with a signal that is meant for the workers.
+        first: The first signal; `None` before.
     """
 
-    def __init__(
-        self, on_second: Callable[[], None], on_other: Callable[[signal.Signals], None]
-    ) -> None:
-        self._on_second = on_second
-        self._on_other = on_other
+    def __init__(self) -> None:
+        self.on_second: Callable[[], None] = lambda: None
+        self.on_other: Callable[[signal.Signals], None] = lambda _: None
         self._count = 0
         self._felt_above: int | None = None
         self.first: signal.Signals | None = None
@@ -79,11 +78,11 @@ class Interrupts:
         if self.first is None:
             self.first = signal.Signals(number)
         else:
-            self._on_second()
+            self.on_second()
         self._raise_if_felt()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._on_other(signal.Signals(number))
+        self.on_other(signal.Signals(number))
 
     def _raise_if_felt(self) -> None:
         if self._felt_above is not None and self._count > self._felt_above:
