@@ -35,8 +35,14 @@ def worker_store(
         timeout_s: How long calls wait that name no timeout of their own.
 
     Raises:
-        RendezvousSettingsError: The program was not started by `quorate run`.
+        RendezvousSettingsError: The program was not started by `quorate run`, or the job has
+            another kind of rendezvous than the coordinator.
     """
+    if "QUORATE_RUN_ID" in environment and "QUORATE_ENDPOINT" not in environment:
+        raise RendezvousSettingsError(
+            "This job was started with another --rdzv-backend than 'quorate', and it is the "
+            "coordinator of that one that keeps the workers' store: leave the option out."
+        )
     missing = [name for name in _NEEDED if name not in environment]
     if missing:
         raise RendezvousSettingsError(

@@ -11,7 +11,7 @@ import pytest
 
 from quorate.cli.common import Connection
 from quorate.cli.inquiry import inquire
-from quorate.cli.run import parse_nodes
+from quorate.cli.run import _with_ports, parse_nodes
 from quorate.errors import RendezvousSettingsError
 from quorate.terminal import ERASE_LINE
 from quorate.wire.messages import History, Report
@@ -32,6 +32,18 @@ def test_nodes_are_a_number_or_a_range() -> None:
 def test_other_numbers_of_nodes_are_refused(text: str) -> None:
     with pytest.raises(RendezvousSettingsError, match="MIN:MAX"):
         parse_nodes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("localhost", "localhost:29400"),
+        ("c1,c2:7,[::1]", "c1:29400,c2:7,[::1]:29400"),
+        ("c1:29401", "c1:29401"),
+    ],
+)
+def test_workers_are_told_an_endpoint_with_its_port(text: str, told: str) -> None:
+    assert _with_ports(text) == told
 
 
 def test_r16_a_terminal_shows_one_live_line_while_the_node_waits() -> None:

@@ -28,10 +28,10 @@ from quorate.config import (
     profile_from,
     settings_from,
 )
-from quorate.coordinated import BACKEND
+from quorate.coordinated import BACKEND, DEFAULT_PORT
 from quorate.credentials import Token, exported, token_from
 from quorate.errors import RendezvousSettingsError
-from quorate.identity import Endpoint
+from quorate.identity import Endpoint, parse_rendezvous_endpoints
 from quorate.launch.agent import Agent
 from quorate.launch.health import HEALTH_TIMEOUT_S, HealthCheck, take_health_check
 from quorate.launch.interrupts import Interrupted, Interrupts
@@ -352,8 +352,13 @@ def _join_run(
     if own is not None:
         # Before its coordinator ends: later there is nobody to say it to.
         closing.callback(handler.leave, "the agent has ended")
-    told = endpoint if is_coordinated else ""
+    told = _with_ports(endpoint) if is_coordinated else ""
     return _Joined(handler, told, run_id, token, tls, health_check)
+
+
+def _with_ports(endpoint: str) -> str:
+    """Return an endpoint, or several, each with its port: workers know of no default."""
+    return ",".join(map(str, parse_rendezvous_endpoints(endpoint, DEFAULT_PORT)))
 
 
 def _is_alone(standalone: bool, endpoint: str, least: int, most: int) -> bool:
