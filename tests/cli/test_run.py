@@ -11,7 +11,7 @@ import pytest
 
 from quorate.cli.common import Connection
 from quorate.cli.inquiry import inquire
-from quorate.cli.run import _with_ports, parse_nodes
+from quorate.cli.run import _program, _with_ports, parse_nodes
 from quorate.errors import RendezvousSettingsError
 from quorate.terminal import ERASE_LINE
 from quorate.wire.messages import History, Report
@@ -44,6 +44,13 @@ def test_other_numbers_of_nodes_are_refused(text: str) -> None:
 )
 def test_workers_are_told_an_endpoint_with_its_port(text: str, told: str) -> None:
     assert _with_ports(text) == told
+
+
+def test_a_module_is_one_after_dashes_too() -> None:
+    module = (sys.executable, "-u", "-m", "platform", "x")
+    assert _program(("platform", "x"), module=True, as_it_is=False) == module
+    assert _program(("platform", "x"), module=True, as_it_is=True) == module
+    assert _program(("platform", "x"), module=False, as_it_is=True) == ("platform", "x")
 
 
 def test_r16_a_terminal_shows_one_live_line_while_the_node_waits() -> None:

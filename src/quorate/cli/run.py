@@ -403,6 +403,6 @@ def _node_configuration(
 
 
 def _program(words: tuple[str, ...], module: bool, as_it_is: bool) -> tuple[str, ...]:
-    if as_it_is:
+    if as_it_is and not module:
         return words
     return (sys.executable, "-u", *(("-m",) if module else ()), *words)
