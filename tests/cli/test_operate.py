@@ -145,9 +145,9 @@ def test_a_close_has_a_reason_and_the_first_one_stays(job: Job, until: Until) ->
     assert job.say(operate.close, "job").exit_code == 2, "a reason is required"
     assert job.told(operate.close, "job", "--reason", "done") == "job: the run is closed: done\n"
     until(job.handlers[0].is_closed)
-    assert job.handlers[0].closed_reason == "done"
+    assert job.handlers[0].closed_reason == "by the operator: done"
     again = job.told(operate.close, "job", "--reason", "other", "--json")
-    assert msgspec.json.decode(again)["text"] == "the run was closed already: done"
+    assert msgspec.json.decode(again)["text"] == "the run was closed already: by the operator: done"
     refused = job.say(operate.hold, "job")
     assert isinstance(refused.exception, RendezvousError)
     assert refused.exception.exit_code == 71

@@ -47,7 +47,7 @@ TOLD = [
     "the operator lets rounds complete",
     "the operator wants 6 node(s)",
     "its process ended",
-    "closed: moved to another cluster",
+    "closed: by the operator: moved to another cluster",
 ]
 
 Shown = dict[str, Any]
@@ -164,7 +164,7 @@ def test_what_was_done_is_told(walk: Walk) -> None:
     assert 0 < ban["left_s"] <= 600
     assert [run["held"] for run in runs].count("data is being copied") == 1
     assert [run["desired_nodes"] for run in runs[3:6]] == [None, 4, 6]
-    assert runs[-1]["closed_reason"] == "moved to another cluster"
+    assert runs[-1]["closed_reason"] == "by the operator: moved to another cluster"
     assert all("n0" not in node["node_id"] for node in runs[6]["nodes"]), "it was killed"
 
 

@@ -370,6 +370,16 @@ def test_it_tells_the_log_what_happens() -> None:
     assert driver.engine.take_events() == []
 
 
+@pytest.mark.parametrize("reason", ["failed over to another cluster", "succeeded", ""])
+def test_no_reason_of_an_operator_is_read_as_a_verdict(reason: str) -> None:
+    """Agents go by the first word: a job that has failed is stopped, and one done exits with 0."""
+    driver = Driver()
+    a, _ = driver.world("a", "b")
+    driver.operator().say(Close(1, reason))
+    driver.finish()
+    assert a.told.closed_reason == f"by the operator: {reason}".removesuffix(": ")
+
+
 def test_an_operator_may_close_a_run_and_see_all() -> None:
     driver = Driver(2, 2)
     a, _ = driver.world("a", "b")
@@ -380,7 +390,7 @@ def test_an_operator_may_close_a_run_and_see_all() -> None:
     closer = driver.operator()
     closer.say(Close(2, "enough"))
     assert closer.last(Flag).value
-    assert a.last(Changed).closed_reason == "enough"
+    assert a.last(Changed).closed_reason == "by the operator: enough"
 
 
 def test_r9_a_gap_that_a_message_has_seen_first_still_delays_the_judge() -> None:

@@ -209,11 +209,14 @@ class Run:
     def close(self, session: Session | None, connection: int, request: Close) -> None:
         """Close the run: on request, or on a member's word about its job.
 
+        By the first word of the reason agents tell whether a run has succeeded or failed: that of
+        an operator begins with neither.
+
         Such a word counts while the member's world stands. Where another member was lost, work is
         undone, and a failure was a symptom: the member leaves, and the rest regroup.
         """
         if session is None or not request.outcome or self.state.closed:
-            self._close(request.reason)
+            self._close(request.reason if session is not None else _by_operator(request.reason))
             self._outbox.send(connection, Flag(request.id, True))
             return
         broken = bool(self.state.departed) or not stands(self.state, session)
@@ -436,6 +439,10 @@ class Run:
         for node in nodes:
             self.touched.pop(node, None)
             self.touched[node] = None
+
+
+def _by_operator(reason: str) -> str:
+    return f"by the operator: {reason}" if reason else "by the operator"
 
 
 def shortened(reason: str) -> str:
