@@ -296,6 +296,14 @@ def test_r7_a_failure_closes_once_the_others_have_answered(
     assert two.closed_reason == "rank 0 raised an error"
 
 
+def test_r7_who_failed_beside_a_loss_may_join_again(agent: MakeHandler) -> None:
+    one, two, three = (agent(nodes=(2, 3)) for _ in range(3))
+    join_all(one, two, three)
+    three.leave()
+    assert not one.fail("a peer was gone")
+    assert sorted(info.world_size for info in join_all(one, two)) == [2, 2]
+
+
 def test_r7_a_timeout_disturbs_nobody(agent: MakeHandler) -> None:
     options = {"nodes": (2, 2), "join_timeout": "1"}
     with pytest.raises(RendezvousTimeoutError, match="waiting for 1 more node"):

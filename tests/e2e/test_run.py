@@ -276,6 +276,27 @@ def test_a_lost_node_costs_the_others_nothing_of_their_budget(cluster: Cluster, 
     assert exit_codes(*nodes) == [0, 0], cluster.report()
 
 
+def test_r7_a_failure_beside_a_loss_costs_nothing_however_late_the_loss_is_told(
+    cluster: Cluster, gate: Path
+) -> None:
+    """The last failure is held until the loss is told, and then is none."""
+    conf = "reconnect_grace=5"
+    failing = "import os, sys; print('up', flush=True);"
+    failing += f"os.environ['QUORATE_ROUND'] == '0' and open({str(gate)!r}).read() and sys.exit(9)"
+    nodes = [
+        cluster.run("1:2", "--", sys.executable, "-c", failing, conf=conf, name=f"node {n}")
+        for n in range(2)
+    ]
+    survivor, lost = nodes
+    for node in nodes:
+        node.line(r"\]:up")
+    lost.kill()
+    with gate.open("wb") as opened:
+        opened.write(b"x")
+    assert survivor.exit_code() == 0, cluster.report()
+    assert len(survivor.stdout) == 2, survivor.report()
+
+
 def test_the_store_of_a_round_is_new_in_the_next_one(cluster: Cluster, gate: Path) -> None:
     """worker_store: its keys are those of the present round alone."""
     shared = r"^\[\d\]:shared (.*)$"

@@ -118,7 +118,12 @@ def test_failure_for_good_ends_with_the_workers_code_and_its_last_lines(run: Run
 
 def test_a_handler_that_knows_of_failures_is_told_so(run: Run) -> None:
     told: list[str] = []
-    run.handler.fail = told.append  # type: ignore[attr-defined]
+
+    def fail(reason: str) -> bool:
+        told.append(reason)
+        return True
+
+    run.handler.fail = fail  # type: ignore[method-assign]
     assert run([a_round(0)], "kill -KILL $$") == 128 + signal.SIGKILL
     assert "was ended by SIGKILL" in told[0]
     assert run.handler.calls == ["next"]
@@ -154,6 +159,24 @@ def test_a_failure_that_is_a_symptom_of_a_loss_costs_no_restart(run: Run) -> Non
     script = 'exit "$((1 - QUORATE_ROUND))"'
     assert run([a_round(0, size=2), a_round(1)], script, loss_window_s=10) == 0
     assert "this failure does not count" in run.err
+
+
+def test_r7_a_last_failure_beside_a_loss_is_a_symptom_too_and_the_node_joins_again(
+    run: Run,
+) -> None:
+    run.handler.fail = lambda _: False  # type: ignore[method-assign]
+    script = 'exit "$((1 - QUORATE_ROUND))"'
+    assert run([a_round(0, size=2), a_round(1)], script) == 0
+    assert run.handler.calls[:2] == ["next", "next"]
+    assert "this failure does not count, joining again" in run.err
+
+
+def test_a_node_that_cannot_start_workers_ends_though_others_are_lost(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "logs").write_text("not a folder")
+    run.handler.fail = lambda _: False  # type: ignore[method-assign]
+    assert run([a_round(0, size=2)], "exit 0", log_dir=tmp_path / "logs") == 126
 
 
 def test_workers_go_on_while_nobody_can_be_asked(run: Run, tmp_path: Path) -> None:

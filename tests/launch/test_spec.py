@@ -8,7 +8,13 @@ import pytest
 from quorate.api import RendezvousInfo, RendezvousStoreInfo
 from quorate.core.state import Place
 from quorate.errors import RendezvousSettingsError
-from quorate.launch.spec import WorkerSpec, place_of, worker_environment, worker_log
+from quorate.launch.spec import (
+    WorkerSpec,
+    loss_window_s,
+    place_of,
+    worker_environment,
+    worker_log,
+)
 
 # The second of two nodes, the first of which runs three workers and this one two.
 PLACE = Place("e1", 4, 1, 2, "digest", "node1", 29501, 3, 5)
@@ -17,6 +23,13 @@ PLACE = Place("e1", 4, 1, 2, "digest", "node1", 29501, 3, 5)
 def a_spec(**changes: Any) -> WorkerSpec:
     given: dict[str, Any] = {"command": ("train",), "workers": 2, "run_id": "job", **changes}
     return WorkerSpec(**given)
+
+
+@pytest.mark.parametrize(("grace_s", "window_s"), [(0.0, 3.0), (2.0, 3.0), (8.0, 9.0)])
+def test_r8_a_loss_is_awaited_for_as_long_as_it_takes_to_be_told(
+    grace_s: float, window_s: float
+) -> None:
+    assert loss_window_s(grace_s) == window_s
 
 
 def test_the_environment_is_exactly_this() -> None:

@@ -36,7 +36,7 @@ from quorate.launch.agent import Agent
 from quorate.launch.health import HEALTH_TIMEOUT_S, HealthCheck, take_health_check
 from quorate.launch.interrupts import Interrupted, Interrupts
 from quorate.launch.own_coordinator import OwnCoordinator, own_endpoint
-from quorate.launch.spec import WorkerSpec
+from quorate.launch.spec import WorkerSpec, loss_window_s
 from quorate.registry import get_rendezvous_handler
 from quorate.terminal import ERASE_LINE, LiveLine, WaitLine
 from quorate.tls import TlsFiles, tls_files_from
@@ -281,6 +281,7 @@ def _run_agent(
         max_restarts=options["max_restarts"],
         monitor_interval_s=options["monitor_interval"],
         stop_grace_s=options["stop_grace"],
+        loss_window_s=joined.loss_window_s,
         health_check=joined.health_check,
     )
     return Agent(joined.handler, spec, interrupts=interrupts).run()
@@ -296,6 +297,7 @@ class _Joined(NamedTuple):
         token: What its workers need to be let in too.
         tls: The files that they need for it.
         health_check: What has to succeed before each join, if anything has to.
+        loss_window_s: Within how long, in seconds, the loss of another node is told.
     """
 
     handler: RendezvousHandler
@@ -304,6 +306,7 @@ class _Joined(NamedTuple):
     token: Token | None
     tls: TlsFiles | None
     health_check: HealthCheck | None
+    loss_window_s: float
 
 
 def _join_run(
@@ -353,7 +356,8 @@ def _join_run(
         # Before its coordinator ends: later there is nobody to say it to.
         closing.callback(handler.leave, "the agent has ended")
     told = _with_ports(endpoint) if is_coordinated else ""
-    return _Joined(handler, told, run_id, token, tls, health_check)
+    window_s = loss_window_s(settings.reconnect_grace.total_seconds())
+    return _Joined(handler, told, run_id, token, tls, health_check, window_s)
 
 
 def _with_ports(endpoint: str) -> str:

@@ -9,7 +9,8 @@ What ends a round, and what follows:
   loss of another node makes workers fail before anybody is told of the loss, so that the agent
   waits for a moment: if the world is to change after all, the failure was a symptom and costs
   nothing. Else it costs one restart. Without one left the run is closed as failed (R7), and the
-  agent exits with the worker's code.
+  agent exits with the worker's code; unless another member turns out to be lost, which makes the
+  failure a symptom even then: the node joins again.
 * The run is closed as failed by another node: the workers are stopped, for what they do would be
   in vain. Another close, by an operator or at the end of the job, lets them finish.
 
@@ -150,7 +151,8 @@ class Agent:
         except OSError as error:
             reason = f"the workers could not be started on node {place.rank}: {error}"
             self._say(reason)
-            return self._fail(f"{FAILED}: {reason}", EXIT_NOT_STARTED)
+            self._fail(f"{FAILED}: {reason}")
+            return EXIT_NOT_STARTED
         status = self._monitor(group)
         if status is None:
             why = self._handler.reason_to_regroup
@@ -235,7 +237,10 @@ class Agent:
         self._say(f"first to fail on this node: {failure}")
         if failure.log is not None:
             self._say(f"all that it printed is in {failure.log}")
-        return self._fail(f"{FAILED}: {failure} on node {place.rank}", failure.exit_code)
+        if self._fail(f"{FAILED}: {failure} on node {place.rank}"):
+            return failure.exit_code
+        self._say("the world has changed as well: this failure does not count, joining again")
+        return None
 
     def _await_change(self, deadline: float) -> bool:
         """Return whether the world is to change, as soon as it is, at the deadline if not."""
@@ -247,15 +252,19 @@ class Agent:
                 self._clock.sleep(min(self._spec.monitor_interval_s, remaining_s))
         return True
 
-    def _fail(self, reason: str, exit_code: int) -> int:
-        """Close the run for everyone, since this node cannot go on (R7)."""
+    def _fail(self, reason: str) -> bool:
+        """Close the run for everyone, since this node cannot go on (R7).
+
+        Returns:
+            Whether this node has to end; if not, the failure was a symptom, and the others go on.
+        """
         self._stop_workers()
         try:
             with self._interrupts.felt():
-                self._handler.fail(reason)
+                return self._handler.fail(reason)
         except RendezvousError as error:
             self._say(f"the others could not be told of the failure: {error}")
-        return exit_code
+            return True
 
     def _finish(self, info: RendezvousInfo, place: Place) -> int:
         """Wait for the others, and close the run as succeeded or leave it."""

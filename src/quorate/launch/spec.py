@@ -11,7 +11,23 @@ from quorate.core.state import Place
 from quorate.errors import RendezvousSettingsError
 from quorate.launch.health import HealthCheck
 
-__all__ = ["WorkerSpec", "place_of", "worker_environment", "worker_log"]
+__all__ = ["WorkerSpec", "loss_window_s", "place_of", "worker_environment", "worker_log"]
+
+
+# The end of a process is told within so long with the default grace of 2 s (R8).
+LOSS_WINDOW_S = 3.0
+
+# What that takes beyond the grace.
+TELLING_S = 1.0
+
+
+def loss_window_s(reconnect_grace_s: float) -> float:
+    """Return within how long, in seconds, the end of another agent's process is told (R8).
+
+    Args:
+        reconnect_grace_s: How long that one may take to come back before it is lost, in seconds.
+    """
+    return max(LOSS_WINDOW_S, reconnect_grace_s + TELLING_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +47,7 @@ class WorkerSpec:
             that ends is noticed at once.
         stop_grace_s: How long workers have between SIGTERM and SIGKILL, in seconds.
         loss_window_s: How long after a worker's failure the loss of another node may still be
-            told, which makes the failure a symptom, in seconds. A loss is told within 2-3 s (R8).
+            told, which makes the failure a symptom, in seconds; see `loss_window_s`.
         exit_barrier_s: How long a node that has finished waits for the others, in seconds.
         health_check: What has to succeed before the node joins a round; `None` if nothing has to.
 
@@ -48,7 +64,7 @@ class WorkerSpec:
     max_restarts: int = 0
     monitor_interval_s: float = 0.1
     stop_grace_s: float = 30.0
-    loss_window_s: float = 3.0
+    loss_window_s: float = LOSS_WINDOW_S
     exit_barrier_s: float = 300.0
     health_check: HealthCheck | None = None
 
