@@ -226,6 +226,14 @@ class RendezvousHandler(ABC):
     def shutdown(self) -> bool:
         """Close the run if this node may, release everything, and say whether that worked."""
 
+    def members_change(self) -> bool:
+        """Return whether nodes give reason to regroup by having come, left, or been lost (R8).
+
+        Members that are back to regroup and nothing else, as when their own workers have failed,
+        are none; handlers that cannot tell them apart count them too.
+        """
+        return self.num_nodes_waiting() > 0
+
     @property
     def reason_to_regroup(self) -> str:
         """Why `num_nodes_waiting` is above zero, for people; empty if the handler cannot tell."""

@@ -265,6 +265,12 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             return 1
         return self._client.attachment.waiting
 
+    def members_change(self) -> bool:
+        """See base class. Answers as `num_nodes_waiting` does."""
+        return self.num_nodes_waiting() > 0 and (
+            self._client.attachment.error is not None or self._client.attachment.members_change
+        )
+
     def leave(self, reason: str = "") -> None:
         """See base class. Does not fail: without a word, the others notice the end."""
         if self._is_of_parent:

@@ -258,6 +258,18 @@ def test_a_spent_budget_ends_the_job(cluster: Cluster) -> None:
     assert [place["QUORATE_ROUND"] for place in places(node, each=2)] == ["0", "1"]
 
 
+def test_a_failure_on_all_nodes_costs_each_of_them_a_restart(cluster: Cluster) -> None:
+    """Who goes back first must not spare the others theirs: the job would go on for too long."""
+    nodes = [
+        cluster.run("3", "--max-restarts", "1", WORKER, "fail", "9", name=f"node {n}")
+        for n in range(3)
+    ]
+    assert 9 in exit_codes(*nodes), cluster.report()
+    for node in nodes:
+        told = [place["QUORATE_ROUND"] for place in places(node, each=2)]
+        assert told == ["0", "1"], cluster.report()
+
+
 # Changes of the membership
 
 
@@ -277,22 +289,19 @@ def test_a_lost_node_costs_the_others_nothing_of_their_budget(cluster: Cluster, 
 
 
 def test_r7_a_failure_beside_a_loss_costs_nothing_however_late_the_loss_is_told(
-    cluster: Cluster, gate: Path
+    cluster: Cluster, tmp_path: Path
 ) -> None:
-    """The last failure is held until the loss is told, and then is none."""
-    conf = "reconnect_grace=5"
-    failing = "import os, sys; print('up', flush=True);"
-    failing += f"os.environ['QUORATE_ROUND'] == '0' and open({str(gate)!r}).read() and sys.exit(9)"
-    nodes = [
-        cluster.run("1:2", "--", sys.executable, "-c", failing, conf=conf, name=f"node {n}")
+    broken = tmp_path / "broken"
+    script = f"until [ -e {broken} ]; do sleep 0.05; done; exit 9"
+    script = f'echo up; [ "$QUORATE_ROUND" = 1 ] && exit; {script}'
+    survivor, lost = (
+        cluster.run("1:2", "--", "sh", "-c", script, conf="reconnect_grace=5", name=f"node {n}")
         for n in range(2)
-    ]
-    survivor, lost = nodes
-    for node in nodes:
+    )
+    for node in (survivor, lost):
         node.line(r"\]:up")
     lost.kill()
-    with gate.open("wb") as opened:
-        opened.write(b"x")
+    broken.touch()
     assert survivor.exit_code() == 0, cluster.report()
     assert len(survivor.stdout) == 2, survivor.report()
 

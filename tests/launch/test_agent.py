@@ -161,6 +161,16 @@ def test_a_failure_that_is_a_symptom_of_a_loss_costs_no_restart(run: Run) -> Non
     assert "this failure does not count" in run.err
 
 
+def test_others_that_are_merely_back_do_not_make_a_failure_a_symptom(run: Run) -> None:
+    """They have failed as well: each counts its own, else nobody counts those of the rest."""
+    run.handler.waiting = lambda: int("failed" in run.err and run.handler.calls == ["next"])
+    run.handler.members_change = lambda: False  # type: ignore[method-assign]
+    assert run([a_round(number, size=2) for number in range(2)], "exit 3", max_restarts=1) == 3
+    assert run.handler.calls[:2] == ["next", "next"]
+    assert "restart 1 of 1" in run.err
+    assert "does not count" not in run.err
+
+
 def test_r7_a_last_failure_beside_a_loss_is_a_symptom_too_and_the_node_joins_again(
     run: Run,
 ) -> None:

@@ -7,10 +7,10 @@ What ends a round, and what follows:
   round. That costs nothing of the restart budget.
 * A worker fails: all workers are stopped, the others see this node come back and do likewise. The
   loss of another node makes workers fail before anybody is told of the loss, so that the agent
-  waits for a moment: if the world is to change after all, the failure was a symptom and costs
-  nothing. Else it costs one restart. Without one left the run is closed as failed (R7), and the
-  agent exits with the worker's code; unless another member turns out to be lost, which makes the
-  failure a symptom even then: the node joins again.
+  waits for a moment: if nodes are lost, leave or come after all, the failure was a symptom and
+  costs nothing. Else it costs one restart. Without one left the run is closed as failed (R7), and
+  the agent exits with the worker's code; unless another member turns out to be lost, which makes
+  the failure a symptom even then: the node joins again.
 * The run is closed as failed by another node: the workers are stopped, for what they do would be
   in vain. Another close, by an operator or at the end of the job, lets them finish.
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from signal import Signals
 from typing import BinaryIO
 
@@ -208,15 +209,19 @@ class Agent:
 
     def _is_changing(self) -> bool:
         """Return whether the world is to change; while nobody can be asked, it is not (R11)."""
+        return self._ask(lambda: self._handler.num_nodes_waiting() > 0)
+
+    def _ask(self, question: Callable[[], bool]) -> bool:
+        """Ask the rendezvous; while nobody answers, the answer is no."""
         try:
-            waiting = self._handler.num_nodes_waiting()
+            answer = question()
         except RendezvousConnectionError as error:
             if not self._is_unreachable:
                 self._say(f"the workers go on, though nobody tells of changes: {error}")
             self._is_unreachable = True
             return False
         self._is_unreachable = False
-        return waiting > 0
+        return answer
 
     def _after_failure(
         self, failure: WorkerFailure, group: WorkerGroup, place: Place
@@ -225,7 +230,7 @@ class Agent:
         self._failure = failure
         self._say(str(failure))
         self._stop_workers()
-        if place.size > 1 and self._await_change(noticed_at + self._spec.loss_window_s):
+        if place.size > 1 and self._await_symptom(noticed_at + self._spec.loss_window_s):
             self._say("the world changes as well: this failure does not count, regrouping")
             return None
         if self._restarts < self._spec.max_restarts:
@@ -242,10 +247,14 @@ class Agent:
         self._say("the world has changed as well: this failure does not count, joining again")
         return None
 
-    def _await_change(self, deadline: float) -> bool:
-        """Return whether the world is to change, as soon as it is, at the deadline if not."""
+    def _await_symptom(self, deadline: float) -> bool:
+        """Return whether members change, as soon as they do, at the deadline if they do not.
+
+        Others that merely come back to regroup have failed themselves: each counts its own failure,
+        else nobody would count those of the rest.
+        """
         with self._interrupts.felt():
-            while not self._is_changing():
+            while not self._ask(self._handler.members_change):
                 remaining_s = deadline - self._clock.monotonic()
                 if remaining_s <= 0:
                     return False

@@ -480,6 +480,8 @@ class Changed(_Message, tag=42):
         closed_reason: Why.
         broken: Whether the world that the agent was given will never be whole again: a member is
             gone, or has come back to regroup. Newcomers alone do not break a world.
+        returned: Whether there is no other reason than members that have come back to regroup, as
+            they do when their own workers have failed.
     """
 
     waiting: int
@@ -487,6 +489,7 @@ class Changed(_Message, tag=42):
     closed: bool = False
     closed_reason: str = ""
     broken: bool = False
+    returned: bool = False
 
 
 class Redirect(_Message, tag=44):

@@ -448,6 +448,17 @@ class TestPushes:
         assert (attachment.waiting, attachment.closed_reason) == (0, "done")
         assert attachment.closed
 
+    def test_r8_members_that_are_back_change_nobody_unless_something_else_came_first(self) -> None:
+        attachment = attached()
+        tell(attachment, Changed(2, "they are back", returned=True))
+        assert not attachment.members_change
+        tell(attachment, Changed(2, "lost b"))
+        assert attachment.members_change
+        tell(attachment, Changed(2, "they are back", returned=True))
+        assert attachment.members_change, "they are back because of it"
+        tell(attachment, Changed(0, ""))
+        assert not attachment.members_change
+
     def test_r16_who_is_put_off_knows_why_until_it_is_welcomed_or_dials_again(self) -> None:
         attachment = make()
         attachment.connected(ADDR, 0.0)

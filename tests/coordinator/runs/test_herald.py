@@ -10,7 +10,7 @@ from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.observer import Observer
 from quorate.core.ops import RendezvousJoinOp
 from quorate.core.settings import RendezvousSettings
-from quorate.core.state import RendezvousState
+from quorate.core.state import RendezvousState, WorldName
 from quorate.core.transitions import apply, scale, withdraw
 from quorate.testing.clock import ManualClock
 from quorate.wire.messages import Changed, Waiting
@@ -165,3 +165,31 @@ def test_r8_who_was_declared_lost_reads_why_and_that_its_world_has_changed() -> 
     told = [send.message for send in scene.outbox.take()]
     text = "this node was declared lost: it was silent"
     assert told == [Changed(1, text, broken=True), Changed(0, text, True, "done", True)]
+
+
+def test_r8_members_that_are_merely_back_are_told_apart_from_those_that_are_lost() -> None:
+    scene = Scene()
+    back = scene.sessions[NODES[0]]
+    apply(scene.context(back), Decision(Action.ADD_TO_PARTICIPANTS))
+    scene.herald.tell()
+    scene.lose(NODES[1])
+    scene.herald.tell()
+    told = [send.message for send in scene.outbox.take()]
+    changes = [message for message in told if isinstance(message, Changed)]
+    assert [(change.waiting > 0, change.returned) for change in changes] == [
+        (True, True),
+        (True, False),
+    ]
+
+
+def test_r8_who_is_of_another_epoch_has_lost_more_than_members_that_are_back() -> None:
+    scene = Scene()
+    back, foreign = scene.sessions[NODES[0]], scene.sessions[NODES[1]]
+    apply(scene.context(back), Decision(Action.ADD_TO_PARTICIPANTS))
+    foreign.holding = WorldName("another", 0)
+    scene.herald.greet(foreign)
+    scene.herald.tell()
+    first = scene.outbox.take()[0]
+    assert first.connections == (1,)
+    assert isinstance(first.message, Changed)
+    assert not first.message.returned

@@ -162,6 +162,7 @@ class Attachment:
         self.waiting = 0
         self.changed_reason = ""
         self.broken = False
+        self.members_change = False
         self.closed = False
         self.closed_reason = ""
         self.explanation: Waiting | None = None
@@ -419,6 +420,8 @@ class Attachment:
             self.waiting, self.changed_reason = reply.waiting, reply.reason
             self.closed, self.closed_reason = reply.closed, reply.closed_reason
             self.broken = reply.broken
+            # Members that come back because of a newcomer must not hide it.
+            self.members_change = reply.waiting > 0 and (self.members_change or not reply.returned)
         elif isinstance(reply, Waiting):
             self.explanation, self._is_explained = reply, True
         elif isinstance(reply, Redirect):
@@ -438,13 +441,14 @@ class Attachment:
             assert self._hello is not None
             self._hello.holding = reply.place.world
             self.waiting, self.changed_reason, self.explanation = 0, "", None
-            self.broken = False
+            self.broken = self.members_change = False
         self._outcomes.append(Outcome(reply.id, reply, None))
 
     def _miss(self, joined: Joined) -> None:
         """Note a world that nobody here waits for any more, though others count on this node."""
         if self._hello is not None and self._hello.holding != joined.place.world:
             self.waiting, self.changed_reason = 1, "a round was joined after its caller gave up"
+            self.members_change = True
 
     def _welcome(self, welcome: Welcome) -> None:
         self.phase = Phase.ATTACHED

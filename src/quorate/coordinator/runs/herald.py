@@ -185,7 +185,14 @@ class Herald:
             closed=state.closed,
             closed_reason=state.closed_reason,
             broken=bool(state.departed) or not stands(state, session),
+            returned=waiting > 0 and self._is_merely_regrouping(session),
         )
+
+    def _is_merely_regrouping(self, session: Session) -> bool:
+        """Return whether nothing is known of an agent's world but that members have left it."""
+        state, holding = self._state, session.holding
+        is_known = holding is not None and holding.epoch == state.epoch
+        return is_known and not state.departed and not state.complete
 
     def _why_changed(self, session: Session) -> str:
         state = self._state
