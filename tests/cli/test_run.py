@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
+import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +23,7 @@ from quorate.cli.run import _program, _with_ports, parse_nodes
 from quorate.errors import RendezvousSettingsError
 from quorate.terminal import ERASE_LINE
 from quorate.wire.messages import History, Report
+from tests.launch.scripted import is_running, pid_in
 from tests.served import ThreadedCoordinator
 from tests.terminal import Terminal
 
@@ -85,6 +94,33 @@ def test_a_sick_node_starts_nothing_and_exits_with_its_own_code() -> None:
     problem = "the health check ended with exit code 1: no disk"
     assert waiting == f"quorate: unhealthy: {problem}; the next check is in 1 s"
     assert error.startswith("quorate: This node was not healthy within 1 s (2 checks): ")
+
+
+def is_full(pipe: int) -> bool:
+    """Return whether nothing more fits into a pipe but some last bytes; tell by its reading end."""
+    waiting = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+    return waiting[0] > fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) - select.PIPE_BUF
+
+
+def test_an_agent_ends_though_nobody_reads_what_it_and_its_workers_say(
+    until: Callable[..., Any], tmp_path: Path
+) -> None:
+    script = 'echo $$ >"$0"; exec yes >&2'
+    command = [sys.executable, "-m", "quorate", "run", "--standalone", "--", "sh", "-c", script]
+    reading, writing = os.pipe()
+    agent = subprocess.Popen([*command, str(tmp_path / "worker")], stderr=writing)
+    os.close(writing)
+    try:
+        until(lambda: is_full(reading), 30.0)
+        worker = pid_in(tmp_path / "worker")
+        agent.terminate()
+        until(lambda: not is_running(worker), 10.0)
+        assert agent.wait(30) == 128 + signal.SIGTERM
+    finally:
+        os.close(reading)
+        agent.kill()
+        agent.wait()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ else the `exit_code` of a `RendezvousError`.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Callable
@@ -41,7 +42,7 @@ from quorate.errors import (
 from quorate.launch.exit_barrier import Ending, await_others
 from quorate.launch.health import Infirmary
 from quorate.launch.interrupts import Interrupted, Interrupts
-from quorate.launch.output import WorkerOutput
+from quorate.launch.output import PATIENCE_S, WorkerOutput, is_taking
 from quorate.launch.spec import WorkerSpec, place_of, worker_environment, worker_log
 from quorate.launch.wards import Wards
 from quorate.launch.workers import WorkerFailure, WorkerGroup, WorkerState, WorkerStatus
@@ -85,6 +86,7 @@ class Agent:
         self._clock = clock or SystemClock()
         self._out = out or sys.stdout.buffer
         self._err = err or sys.stderr.buffer
+        self._patience_s = PATIENCE_S
         self._interrupts = interrupts or Interrupts()
         self._interrupts.on_second = self._kill_workers
         self._interrupts.on_other = self._signal_workers
@@ -228,6 +230,7 @@ class Agent:
     ) -> int | None:
         noticed_at = self._clock.monotonic()
         self._failure = failure
+        group.ask_to_end()
         self._say(str(failure))
         self._stop_workers()
         if place.size > 1 and self._await_symptom(noticed_at + self._spec.loss_window_s):
@@ -311,9 +314,11 @@ class Agent:
     def _end_by_signal(self) -> int:
         number = self._interrupts.first
         assert number is not None
-        self._say(f"received {number.name}: stopping the workers and leaving the run")
+        # Before anything is said, which may take a while.
         if self._group is not None:
-            self._group.stop(0 if self._interrupts.urgent else self._spec.stop_grace_s, number)
+            self._group.ask_to_end(number)
+        self._say(f"received {number.name}: stopping the workers and leaving the run")
+        self._stop_workers()
         try:
             with self._interrupts.felt(above=1):
                 self._leave(f"received {number.name}")
@@ -359,9 +364,12 @@ class Agent:
             self._group.send(number)
 
     def _say(self, text: str) -> None:
-        try:
+        """Say something, unless nobody takes it: that is waited for once, and not again."""
+        if not is_taking(self._err, self._patience_s):
+            self._patience_s = 0.0
+            return
+        self._patience_s = PATIENCE_S
+        # Whoever read it may be gone; the workers are still to be looked after.
+        with contextlib.suppress(OSError):
             self._err.write(f"quorate: {text}\n".encode(errors="replace"))
             self._err.flush()
-        except OSError:
-            # Whoever read it is gone; the workers are still to be looked after.
-            return

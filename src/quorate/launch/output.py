@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import select
 import selectors
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
-__all__ = ["LineBuffer", "WorkerOutput"]
+__all__ = ["PATIENCE_S", "LineBuffer", "WorkerOutput", "is_taking"]
 
 # A line that is longer comes out in pieces, so that a worker cannot fill the agent's memory.
 LINE_BYTES_MAX = 64 * 1024
@@ -22,8 +23,19 @@ LAST_LINES = 20
 # largest pipe can hold is read of each.
 DRAIN_BYTES_MAX = 1024 * 1024
 
-# A terminal that does not take output must not keep the agent from ending.
-CLOSE_TIMEOUT_S = 5.0
+# A terminal or a pipe that takes no output must not keep the agent from its work, nor from ending.
+PATIENCE_S = 5.0
+
+
+def is_taking(target: BinaryIO, timeout_s: float) -> bool:
+    """Return whether a target takes some output now or soon; what is no file always does."""
+    try:
+        number = target.fileno()
+    except (OSError, ValueError):
+        return True
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 class LineBuffer:
@@ -116,7 +128,7 @@ class WorkerOutput:
         """Pass on what the workers have left in the pipes, and end the thread."""
         os.close(self._close)
         if self._thread.ident is not None:
-            self._thread.join(CLOSE_TIMEOUT_S)
+            self._thread.join(PATIENCE_S)
         if not self._thread.is_alive():
             self._release()
 

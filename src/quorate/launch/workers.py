@@ -97,6 +97,7 @@ class WorkerGroup:
         self._clock = clock
         self._workers: list[_Worker] = []
         self._failure: WorkerFailure | None = None
+        self._asked = False
         self._stopped = False
 
     def start(
@@ -142,16 +143,26 @@ class WorkerGroup:
         """Return the last lines that a worker printed; complete after `stop`."""
         return self._output.last_lines(rank)
 
+    def ask_to_end(self, first: signal.Signals = signal.SIGTERM) -> None:
+        """Begin what `stop` does: ask all processes of all workers to end, once.
+
+        Args:
+            first: The signal that asks them.
+        """
+        if not self._asked:
+            self._asked = True
+            self._signal(first)
+
     def stop(self, grace_s: float, first: signal.Signals = signal.SIGTERM) -> None:
         """End all processes of all workers, those that the workers have started included.
 
         Args:
             grace_s: How long they have between `first` and SIGKILL, in seconds.
-            first: The signal that asks them to end.
+            first: The signal that asks them to end, unless they were asked already.
         """
         if self._stopped:
             return
-        self._signal(first)
+        self.ask_to_end(first)
         if not self._await_end(grace_s):
             self.kill()
             self._await_end(KILL_TIMEOUT_S)
