@@ -44,7 +44,8 @@ def test_a_state_comes_back_as_it_was() -> None:
     state.deadline = MOMENT
     state.closed_reason = "naïve"
     state.wait_list = {newcomer: MOMENT}
-    state.identities = {"n1": newcomer}
+    state.identities = {"n1": newcomer, "n2": NodeDesc("c", 1, 2)}
+    state.gone = {NodeDesc("c", 1, 2): "n2"}
     state.departed = {NodeDesc("b", 1, 2): "lost"}
     assert decode_state(encode_state(state)) == state
 

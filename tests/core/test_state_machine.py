@@ -261,10 +261,11 @@ class Rendezvous(RuleBasedStateMachine):
         assert (self.state.deadline is not None) == (enough and not self.state.complete)
 
     @invariant()
-    def identities_are_of_attached_nodes(self) -> None:
+    def identities_are_of_nodes_that_are_there_or_gone(self) -> None:
         """R12"""
         for node_id, node in self.state.identities.items():
-            assert self.state.profiles[node].node_id == node_id
+            gone = self.state.gone.get(node)
+            assert (gone or self.state.profiles[node].node_id) == node_id
         assert self.state.replaced.keys().isdisjoint(self.state.last_heartbeats)
 
     @invariant()

@@ -28,6 +28,7 @@ from quorate.core.transitions import (
     scale,
     withdraw,
 )
+from quorate.errors import RendezvousReplacedError
 from tests.core.support import KEEP_ALIVE_S, LAST_CALL_S, Run, make_settings, node
 
 A, B, C, D, E = (node(name) for name in "abcde")
@@ -428,20 +429,50 @@ def test_nodes_without_an_id_replace_nobody() -> None:
     assert run.state.identities == {}
 
 
-def test_an_identity_ends_with_its_node() -> None:
-    """R12: a node id that was given back can be taken without replacing anybody."""
+def test_a_life_that_is_gone_may_come_back() -> None:
+    """R12: nobody has taken its place."""
     run = Run()
-    run.profiles |= {A: NodeProfile(node_id="n1"), B: NodeProfile(node_id="n1")}
+    run.profiles |= {A: NodeProfile(node_id="n1")}
     run.join(A)
     run.leave(A)
-    assert run.state.identities == {}
-    run.join(B)
+    assert run.state.gone == {A: "n1"}
+    run.join(A)
+    assert run.state.gone == {}
     assert run.state.replaced == {}
+    assert run.state.identities == {"n1": A}
+
+
+def test_a_life_that_is_gone_does_not_come_back_once_it_has_an_heir() -> None:
+    """R12: it was silent for too long, and another one works in its place."""
+    run = Run(2, 2)
+    heir = node("b-again")
+    run.profiles |= {B: NodeProfile(node_id="n1"), heir: NodeProfile(node_id="n1")}
+    run.completed(A, B)
+    withdraw(run.state, run.settings, B, "silent", run.observer)
+    run.join(heir)
+    assert run.state.departed == {B: "silent"}
+    assert run.state.gone == {}
+    assert run.state.replaced == {B: "b-again_1_0"}
+    with pytest.raises(RendezvousReplacedError):
+        run.join(B)
+
+
+def test_what_is_remembered_of_the_gone_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R15: the oldest is forgotten first, and its node id with it."""
+    monkeypatch.setattr(transitions, "FORMER_MAX", 2)
+    run = Run()
+    lives = [node(name) for name in "abcd"]
+    for life in lives:
+        run.profiles[life] = NodeProfile(node_id=f"id-{life.addr}")
+        run.join(life)
+        run.leave(life)
+    assert [*run.state.gone] == lives[2:]
+    assert run.state.identities == {"id-c": lives[2], "id-d": lives[3]}
 
 
 def test_the_memory_of_former_incarnations_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """R15: the oldest is forgotten first."""
-    monkeypatch.setattr(transitions, "REPLACED_MAX", 2)
+    monkeypatch.setattr(transitions, "FORMER_MAX", 2)
     run = Run()
     lives = [node(name) for name in "abcd"]
     for life in lives:

@@ -124,6 +124,23 @@ def stale_incarnation_accepted() -> Iterator[None]:
 
 
 @contextmanager
+def heir_thrown_out() -> Iterator[None]:
+    """A life of a node that was lost comes back, and takes the place of its heir."""
+
+    def make(real: Any) -> Any:
+        def withdraw(state: Any, *arguments: Any) -> None:
+            real(state, *arguments)
+            for node, node_id in state.gone.items():
+                del state.identities[node_id]
+            state.gone.clear()
+
+        return withdraw
+
+    with instead(transitions, "withdraw", make), instead(roll, "withdraw", make):
+        yield
+
+
+@contextmanager
 def round_number_reused() -> Iterator[None]:
     """The number of a round is used again for the next one."""
 
@@ -362,6 +379,7 @@ PLANTED = {
     "stale_incarnation_accepted": Planted(
         "coordinated", stale_incarnation_accepted, ("R8", "R12"), 16
     ),
+    "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 0),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 2),
     "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 1),
     "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 2),

@@ -175,7 +175,8 @@ class RendezvousState(msgspec.Struct):
         departed: Members that the last world has lost, with the reason.
         finishing: Members of the complete world whose work is done: they will not come back, and
             nobody regroups because they go (R7).
-        identities: Explicit node ids, each with its present incarnation (R12).
+        identities: Explicit node ids, each with its latest incarnation (R12).
+        gone: Those of them that are not attached, with their ids; the latest one last.
         replaced: Former incarnations whose requests must end, oldest first.
         desired_nodes: The size that the operator wants, if any (R4).
         held: Whether the operator holds the round open.
@@ -203,6 +204,7 @@ class RendezvousState(msgspec.Struct):
     departed: dict[NodeDesc, str] = {}
     finishing: dict[NodeDesc, Moment] = {}
     identities: dict[str, NodeDesc] = {}
+    gone: dict[NodeDesc, str] = {}
     replaced: dict[NodeDesc, str] = {}
     desired_nodes: int | None = None
     held: bool = False
@@ -270,6 +272,9 @@ def check(state: RendezvousState, settings: RendezvousSettings) -> None:
     _must(state.round >= 0, "R2: a round before the first")
     attached = state.last_heartbeats.keys()
     _must(attached >= state.draining.keys(), "a drained node is not attached")
+    _must(attached.isdisjoint(state.gone), "R12: a node that is gone is attached")
+    known = all(state.identities.get(node_id) == node for node, node_id in state.gone.items())
+    _must(known, "R12: a node that is gone has no identity")
     lasting = all(ban.left_s is None or ban.left_s > 0 for ban in state.bans.values())
     _must(lasting, "a ban is over")
     if state.world is not None:

@@ -26,7 +26,7 @@ __all__ = [
     "drain",
     "drop_stragglers",
     "finish",
-    "forget_oldest_replaced",
+    "forget_oldest",
     "hold",
     "lift_ban",
     "pass_time",
@@ -37,9 +37,10 @@ __all__ = [
 
 Transition = Callable[[RendezvousContext, Decision], None]
 
-# Former incarnations are remembered so that a late word of theirs ends in a clear error. Beyond
-# this many the oldest is forgotten: it then looks like a newcomer that carries a taken node id.
-REPLACED_MAX = 4096
+# Former incarnations are remembered so that a late word of theirs ends in a clear error, and so
+# are those that are gone and may yet have an heir. Beyond this many the oldest is forgotten: it
+# then looks like a newcomer that carries a taken node id.
+FORMER_MAX = 1024
 
 # A run that keeps out more than this forgets the oldest: names cost a peer nothing.
 BANS_MAX = 4096
@@ -154,7 +155,8 @@ def admit(ctx: RendezvousContext) -> None:
     """Attach the node to the run: from now on it is expected to show signs of life.
 
     The first node of a run sets the settings on which the others must agree (R13). A node with an
-    explicit id takes the place of its former incarnation at once (R12).
+    explicit id takes the place of its former incarnation at once (R12), also of one that is gone:
+    it may have been silent only, and must not take the place back when it is heard again.
     """
     state, node, node_id = ctx.state, ctx.node, ctx.profile.node_id
     if state.agreed is None or not state.last_heartbeats:
@@ -163,19 +165,25 @@ def admit(ctx: RendezvousContext) -> None:
     if former is not None and former != node:
         if former in state.draining:
             state.draining[node] = state.draining[former]
-        withdraw(state, ctx.settings, former, f"replaced by {node}", ctx.observer)
+        if former not in state.gone:
+            withdraw(state, ctx.settings, former, f"replaced by {node}", ctx.observer)
+        state.gone.pop(former, None)
         state.replaced[former] = str(node)
-        forget_oldest_replaced(state)
     if node_id:
+        state.gone.pop(node, None)
         state.identities[node_id] = node
+    forget_oldest(state)
     state.profiles[node] = ctx.profile
     _beat(ctx)
 
 
-def forget_oldest_replaced(state: RendezvousState) -> None:
-    """Keep no more than `REPLACED_MAX` former incarnations."""
-    while len(state.replaced) > REPLACED_MAX:
+def forget_oldest(state: RendezvousState) -> None:
+    """Keep no more than `FORMER_MAX` incarnations that were replaced, and as many that are gone."""
+    while len(state.replaced) > FORMER_MAX:
         del state.replaced[next(iter(state.replaced))]
+    while len(state.gone) > FORMER_MAX:
+        node = next(iter(state.gone))
+        del state.identities[state.gone.pop(node)]
 
 
 def withdraw(
@@ -201,7 +209,8 @@ def withdraw(
     state.last_heartbeats.pop(node, None)
     profile = state.profiles.pop(node, None)
     if profile is not None and state.identities.get(profile.node_id) == node:
-        del state.identities[profile.node_id]
+        state.gone[node] = profile.node_id
+        forget_oldest(state)
     if was_member and node not in state.finishing:
         state.departed[node] = reason
     if state.complete and not state.participants:

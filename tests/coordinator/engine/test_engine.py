@@ -41,7 +41,7 @@ from quorate.wire.messages import (
     WorldRecord,
     encode,
 )
-from tests.coordinator.driver import RUN, TICK_S, Agent, Driver, Peer, refusal
+from tests.coordinator.driver import RUN, TICK_S, Agent, Driver, Peer, refusal, rejoin
 from tests.core.support import make_settings
 
 
@@ -477,9 +477,31 @@ def test_r12_nor_does_it_take_an_identity_back() -> None:
     former = comes_again(a)
     driver.send(former, Join(2, None, 600.0, identified))
     go_on(driver)
-    assert former not in driver.peers
-    assert driver.run.sessions.keys() == {a.node, heir.node}
+    assert (refusal(a).code, a.last(Failed).code) == ("replaced", "replaced")
+    assert driver.run.sessions.keys() == {heir.node}
     assert driver.state.identities == {"1": heir.node}
+
+
+def test_r12_a_life_that_was_lost_does_not_throw_out_its_heir() -> None:
+    driver = Driver(2, 3)
+    a, b = driver.agent("a", node_id="0"), driver.agent("b", node_id="1")
+    for agent in (a, b):
+        agent.join()
+    driver.let_pass(31)
+    b.cut()
+    b.beats = False
+    driver.let_pass(16)
+    heir = driver.agent("c", node_id="1")
+    rejoin(a, heir)
+    driver.let_pass(31)
+    driver.crash()
+    for agent in (a, heir):
+        agent.reconnect()
+    b.reconnect()
+    assert refusal(b).code == "replaced"
+    assert driver.state.world is not None
+    assert driver.state.world.members == (a.node, heir.node)
+    assert driver.state.complete
 
 
 def test_r8_a_node_that_comes_back_hears_of_a_newcomer_after_a_wish_that_is_over() -> None:

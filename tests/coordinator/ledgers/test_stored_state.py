@@ -61,7 +61,7 @@ def test_a_join_adds_what_is_new_and_a_complete_round_is_stored_whole() -> None:
 def test_whoever_is_forgotten_among_the_replaced_is_forgotten_in_the_ledger_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transitions, "REPLACED_MAX", 2)
+    monkeypatch.setattr(transitions, "FORMER_MAX", 2)
     driver = Driver(9, 9)
     for number in range(6):
         driver.agent(f"n{number}")

@@ -17,7 +17,7 @@ from quorate.codec import decode_state, encode_state, require_sound
 from quorate.coordinator.ledgers.records import amendment_key, run_key
 from quorate.core.node import NodeDesc
 from quorate.core.state import RendezvousState
-from quorate.core.transitions import forget_oldest_replaced
+from quorate.core.transitions import forget_oldest
 
 __all__ = ["StoredState"]
 
@@ -102,25 +102,32 @@ def _amendment(state: RendezvousState, nodes: tuple[NodeDesc, ...]) -> Amendment
         if (members := getattr(state, name))
     }
     parts |= {name: getattr(state, name) for name in _PLAIN}
-    identities = {}
-    for node, profile in parts.get("profiles", {}).items():
-        if profile.node_id and state.identities.get(profile.node_id) == node:
-            identities[profile.node_id] = node
-    return Amendment(nodes, RendezvousState(**parts, identities=identities))
+    new = RendezvousState(**parts)
+    new.identities = {
+        node_id: node
+        for node in nodes
+        if (node_id := _identity(new, node)) and state.identities.get(node_id) == node
+    }
+    return Amendment(nodes, new)
+
+
+def _identity(state: RendezvousState, node: NodeDesc) -> str:
+    profile = state.profiles.get(node)
+    return profile.node_id if profile is not None else state.gone.get(node, "")
 
 
 def _amend(state: RendezvousState, amendment: Amendment) -> None:
     new = amendment.state
     for node in amendment.nodes:
-        profile = state.profiles.get(node)
-        if profile is not None and state.identities.get(profile.node_id) == node:
-            del state.identities[profile.node_id]
+        node_id = _identity(state, node)
+        if state.identities.get(node_id) == node:
+            del state.identities[node_id]
     state.identities |= new.identities
     for name in _PLAIN:
         setattr(state, name, getattr(new, name))
     for name in _BY_NODE:
         _amend_members(getattr(state, name), getattr(new, name), amendment.nodes)
-    forget_oldest_replaced(state)
+    forget_oldest(state)
 
 
 def _amend_members(

@@ -104,7 +104,7 @@ class Roll:
         """Let a node in.
 
         Returns:
-            The former incarnation of which it takes the place, if there is one (R12): see `end`.
+            The former incarnation of which it takes the place, if one is attached (R12): see `end`.
 
         Raises:
             RendezvousEvictedError: The node is kept out of the run.
@@ -121,7 +121,7 @@ class Roll:
         if former is None or former == session.node:
             return None
         self.touch(former)
-        return former
+        return former if former in self.sessions else None
 
     def replaced_error(self, node_id: str, former: NodeDesc, newer: str) -> RendezvousReplacedError:
         """Return what a former incarnation of a node is told (R12)."""

@@ -64,6 +64,7 @@ class WorldRules:
         self._holders: dict[tuple[WorldName, int], NodeDesc] = {}
         self._held: dict[NodeDesc, Place] = {}
         self._newest: dict[str, int] = {}
+        self._lives: dict[tuple[str, str], list[NodeDesc]] = {}
         self._closed: dict[str, str] = {}
 
     def placed(self, node: NodeDesc, place: Place) -> None:
@@ -120,8 +121,7 @@ class WorldRules:
         require(
             members.isdisjoint(state.replaced), "R12", "a former incarnation is in {}", after.name
         )
-        node_ids = [profile.node_id for profile in after.profiles if profile.node_id]
-        require(len(node_ids) == len(set(node_ids)), "R12", "two lives of a node in {}", after.name)
+        self._lives_follow_each_other(after)
         old = before.members if before is not None else ()
         if state.desired_nodes is None and not members.issubset(old):
             passed_over = [n for n in kept if n not in members and n in state.last_heartbeats]
@@ -131,6 +131,18 @@ class WorldRules:
             for node in departed:
                 survivors.pop(node, None)
             self._steady(after, survivors)
+
+    def _lives_follow_each_other(self, world: World) -> None:
+        """Check that no world has two lives of a node, or one that has had an heir (R12)."""
+        node_ids = [profile.node_id for profile in world.profiles if profile.node_id]
+        require(len(node_ids) == len(set(node_ids)), "R12", "two lives of a node in {}", world.name)
+        for node, profile in zip(world.members, world.profiles, strict=True):
+            if not profile.node_id:
+                continue
+            lives = self._lives.setdefault((world.epoch, profile.node_id), [])
+            if node not in lives:
+                lives.append(node)
+            require(lives[-1] == node, "R12", "{} is back in {}, in place of its heir", node, world.name)
 
     def _steady(self, world: World, kept: dict[NodeDesc, int]) -> None:
         ranks = {node: rank for rank, node in enumerate(world.members)}
