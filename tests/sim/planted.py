@@ -130,7 +130,7 @@ def heir_thrown_out() -> Iterator[None]:
     def make(real: Any) -> Any:
         def withdraw(state: Any, *arguments: Any) -> None:
             real(state, *arguments)
-            for node, node_id in state.gone.items():
+            for node_id in state.gone.values():
                 del state.identities[node_id]
             state.gone.clear()
 
@@ -379,7 +379,7 @@ PLANTED = {
     "stale_incarnation_accepted": Planted(
         "coordinated", stale_incarnation_accepted, ("R8", "R12"), 16
     ),
-    "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 0),
+    "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 785),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 2),
     "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 1),
     "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 2),

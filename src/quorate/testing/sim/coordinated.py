@@ -118,14 +118,15 @@ class SimWorld:
         machine: Machine | None = None,
         timeout_s: float | None = None,
         settings: AgreedSettings | None = None,
+        node_id: str | None = None,
     ) -> SimAgent:
-        """Start an agent on a machine, a new one if none is given."""
+        """Start an agent on a machine, a new one if none is given; it has that one's node id."""
         pid = next(self._pids)
         machine = machine or Machine(self.schedule, f"n{pid}")
         node = NodeDesc(machine.name, pid, 0, f"life{pid}")
         draw = self.schedule.random
         profile = NodeProfile(
-            node_id=machine.name if self.has_node_ids else "",
+            node_id=(node_id or machine.name) if self.has_node_ids else "",
             rank_hint=draw.choice((None, pid)),
             labels={"block": draw.choice("ab")},
             port=7,

@@ -66,8 +66,9 @@ class Target(Protocol):
         machine: Machine | None = None,
         timeout_s: float | None = None,
         settings: AgreedSettings | None = None,
+        node_id: str | None = None,
     ) -> SimAgent:
-        """Start an agent on a machine, a new one if none is given."""
+        """Start an agent on a machine, a new one if none is given; it has that one's node id."""
         ...
 
     def kill_coordinator(
@@ -138,6 +139,7 @@ class Havoc:
             self._freeze_agent,
             self._restart_agent,
             self._second_life,
+            self._heir,
             self._leave,
             self._newcomer,
             self._impatient_newcomer,
@@ -253,6 +255,24 @@ class Havoc:
         if agent is not None and agent.machine.name not in self._network.dark:
             self._trace.fault("two lives of a node", str(agent.node))
             self._world.start_agent(agent.machine)
+
+    def _heir(self) -> None:
+        """Let a machine be cut off for longer than a silence, and another one take its place."""
+        agent = self._any_agent()
+        if agent is None or not agent.profile.node_id:
+            return
+        silence_s = self._world.settings.silence_s
+        self._trace.fault("heir of a node that is cut off", str(agent.node))
+        name = agent.machine.name
+        ways = [(name, one.machine.name) for one in self._world.coordinators]
+        ways += [(there, here) for here, there in ways]
+        self._network.block(ways)
+        started_s = silence_s + self._schedule.between(0.5, 2.0)
+        start = partial(self._world.start_agent, node_id=agent.profile.node_id)
+        self._schedule.after(started_s, start)
+        self._schedule.after(
+            started_s + self._schedule.between(0.0, 3.0), self._network.unblock, ways
+        )
 
     def _leave(self) -> None:
         agent = self._any_agent()

@@ -142,7 +142,9 @@ class WorldRules:
             lives = self._lives.setdefault((world.epoch, profile.node_id), [])
             if node not in lives:
                 lives.append(node)
-            require(lives[-1] == node, "R12", "{} is back in {}, in place of its heir", node, world.name)
+            require(
+                lives[-1] == node, "R12", "{} is back in {}, in place of its heir", node, world.name
+            )
 
     def _steady(self, world: World, kept: dict[NodeDesc, int]) -> None:
         ranks = {node: rank for rank, node in enumerate(world.members)}
