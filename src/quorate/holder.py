@@ -186,7 +186,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
 
     def _sanitize(self) -> None:
         """Take out silent nodes (R8) and members that did not come back in time (R10)."""
-        silence_s, waiting = self._settings.silence_s, list(self._state.wait_list)
+        silence_s = self._settings.silence_s
         reason = f"silent for {silence_s:g} s"
         for node in self._observer.silent(self._state.last_heartbeats, silence_s):
             logger.info("%s is lost to the run '%s': %s", node, self._settings.run_id, reason)
@@ -195,9 +195,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         if regroup_over(context):
             late = drop_stragglers(self._state, self._observer)
             logger.info("These nodes did not come back to regroup in time: %s", late)
-        # Who is taken out here is still in the stored state, and waits there.
-        newcomers = ((NEWCOMER, node) for node in waiting)
-        self._observer.forget_all_but((LAST_CALL, REGROUP, *newcomers))
+        self._observer.forget_all_but((LAST_CALL, REGROUP, NEWCOMER))
 
     def _new_state(self) -> RendezvousState:
         return RendezvousState(epoch=self._mint())

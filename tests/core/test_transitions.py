@@ -457,6 +457,18 @@ def test_a_life_that_is_gone_does_not_come_back_once_it_has_an_heir() -> None:
         run.join(B)
 
 
+def test_a_life_that_comes_back_under_another_node_id_gives_the_former_one_up() -> None:
+    """R12"""
+    run = Run()
+    run.profiles |= {A: NodeProfile(node_id="n1")}
+    run.join(A)
+    run.leave(A)
+    run.profiles |= {A: NodeProfile(node_id="n2")}
+    run.join(A)
+    assert run.state.gone == {}
+    assert run.state.identities == {"n2": A}
+
+
 def test_what_is_remembered_of_the_gone_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """R15: the oldest is forgotten first, and its node id with it."""
     monkeypatch.setattr(transitions, "FORMER_MAX", 2)

@@ -330,6 +330,7 @@ class CoordinatorServer:
             self.name,
             self._closed_kept_s,
             self.tally,
+            self._tenure.has_turns,
         )
 
     async def _tick_for_ever(self) -> None:

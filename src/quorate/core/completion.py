@@ -135,7 +135,7 @@ def newcomers_due_in_s(ctx: RendezvousContext) -> float | None:
     if len(state.wait_list) >= room(state, ctx.settings):
         return 0.0
     first = next(iter(state.wait_list))
-    age_s = ctx.observer.age_s((NEWCOMER, first), state.wait_list[first])
+    age_s = ctx.observer.age_s(NEWCOMER, (first, state.wait_list[first]))
     return max(ctx.settings.timeout.last_call.total_seconds() - age_s, 0.0)
 
 

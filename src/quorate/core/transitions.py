@@ -169,8 +169,10 @@ def admit(ctx: RendezvousContext) -> None:
             withdraw(state, ctx.settings, former, f"replaced by {node}", ctx.observer)
         state.gone.pop(former, None)
         state.replaced[former] = str(node)
+    given_up = state.gone.pop(node, node_id)
+    if given_up != node_id:
+        del state.identities[given_up]
     if node_id:
-        state.gone.pop(node, None)
         state.identities[node_id] = node
     forget_oldest(state)
     state.profiles[node] = ctx.profile

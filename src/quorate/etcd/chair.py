@@ -147,7 +147,9 @@ class Chair:
     def _decide(self, ledger: EtcdLedger) -> None:
         """Decide until the seat is lost or given up."""
         term = self._term(ledger)
-        engine = Engine(ledger.load(), self._clock, lambda: secrets.token_hex(4), self._name)
+        engine = Engine(
+            ledger.load(), self._clock, lambda: secrets.token_hex(4), self._name, is_shared=True
+        )
         office = Office(
             self._client,
             self._keys,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from quorate.coordinator.engine import CLOSED_KEPT_S, Engine
-from quorate.coordinator.engine.holdings import IDLE_KEPT_S
+from quorate.coordinator.engine.holdings import EMPTY_KEPT_S, IDLE_KEPT_S
 from quorate.coordinator.ledgers.records import run_key, seen_key
+from quorate.coordinator.runs.run import Run
 from quorate.errors import RendezvousStateError
 from quorate.testing import ManualClock
 from quorate.wire.messages import (
@@ -148,6 +149,43 @@ class TestRestart:
         driver.crash()
         assert (RUN in driver.engine.runs) is kept
         assert (run_key(RUN) in driver.ledger) is kept
+
+    def test_r9_by_another_machines_clock_no_run_is_old(self) -> None:
+        driver = Driver(2, 2)
+        a, b = driver.world("a", "b")
+        a.close("over")
+        for agent in (a, b):
+            agent.leave()
+            agent.cut()
+        ahead = ManualClock()
+        ahead.advance(IDLE_KEPT_S * 100)
+        assert not Engine(dict(driver.ledger), ahead, lambda: "e").runs
+        heir = Engine(dict(driver.ledger), ahead, lambda: "e", is_shared=True)
+        assert heir.runs[RUN].state.closed_reason == "over"
+
+    def test_r15_a_run_that_nobody_would_miss_is_forgotten_soon(self) -> None:
+        driver = Driver(2, 2)
+        a = driver.agent("a")
+        a.join()
+        a.cut()
+        driver.let_pass(EMPTY_KEPT_S)
+        assert RUN in driver.engine.runs
+        driver.let_pass(0.5)
+        assert driver.engine.runs == {}
+        assert driver.ledger == {}
+
+    def test_r15_runs_without_nodes_take_no_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        driver = Driver(2, 2)
+        for agent in driver.world("a", "b"):
+            agent.leave()
+            agent.cut()
+        ticks: list[str] = []
+        monkeypatch.setattr(Run, "tick", lambda run: ticks.append(run.run_id))
+        driver.let_pass(2)
+        assert ticks == []
+        driver.agent("c")
+        driver.let_pass(2)
+        assert ticks
 
     @pytest.mark.parametrize(
         ("key", "value"),

@@ -97,3 +97,13 @@ def test_who_is_kept_out_is_named_as_a_node_is(run: Run, name: str) -> None:
     assert resolve_ban(name, "job", run.state).endswith(name.rsplit(maxsplit=1)[-1])
     with pytest.raises(RendezvousError, match="keeps out nobody called 'n2'"):
         resolve_ban("n2", "job", run.state)
+
+
+def test_lives_that_look_the_same_are_told_apart_by_their_incarnations() -> None:
+    """Process 1 of two containers on one address."""
+    run = Run(2, 2)
+    lives = [NodeDesc("h", 1, 0, incarnation) for incarnation in ("b1", "a7")]
+    run.completed(*lives)
+    with pytest.raises(RendezvousError, match=r"2 nodes .*: h_1_0\.a7, h_1_0\.b1\. Name"):
+        resolve_node("h_1_0", "run", run.state)
+    assert resolve_node("h_1_0.b1", "run", run.state) == lives[0]

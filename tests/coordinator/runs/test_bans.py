@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from quorate.coordinator.runs.bans import STORED_EVERY_S, Bans
 from tests.coordinator.rooms import Rooms
+from tests.core.support import make_settings
 
 
 def test_who_fails_too_often_is_kept_out() -> None:
@@ -38,3 +39,16 @@ def test_r9_what_is_left_is_stored_from_time_to_time() -> None:
     bans.pass_time(2)
     assert rooms.state.bans == {}
     assert len(rooms.touches) > 1, "an end is stored at once"
+
+
+def test_a_run_that_takes_new_settings_counts_by_them() -> None:
+    """R13: a run that nobody is attached to any more."""
+    rooms = Rooms()
+    bans = Bans(rooms.roll, rooms.minutes)
+    a = rooms.add("a")
+    bans.blame(a)
+    assert not rooms.state.bans
+    rooms.roll.withdraw(a, "lost", "silent")
+    rooms.settings = make_settings(failures_max=1)
+    bans.blame(rooms.add("a"))
+    assert list(rooms.state.bans) == ["address a"]

@@ -45,6 +45,20 @@ class TestByHand:
         assert rooms.touches == [()], "the state has to be stored"
         assert not rooms.rounds.try_to_complete()
 
+    def test_a_wait_ends_when_nobody_is_left_who_waits(self) -> None:
+        rooms = Rooms(2, 3)
+        a = rooms.add("a")
+        rooms.ask(a)
+        assert not rooms.rounds.try_to_complete()
+        rooms.let_pass(7)
+        rooms.roll.withdraw(a, "left", "left")
+        assert not rooms.rounds.try_to_complete()
+        assert rooms.rounds.waits_for_s is None
+        rooms.let_pass(7)
+        rooms.ask(rooms.add("b"))
+        assert not rooms.rounds.try_to_complete()
+        assert rooms.rounds.waits_for_s == 0
+
     def test_a_regroup_is_timed_from_the_change_to_the_next_world(self) -> None:
         rooms = Rooms(1, 2)
         a, b = rooms.world("a", "b")

@@ -310,3 +310,32 @@ def test_r15_what_is_remembered_of_sessions_is_counted(
     again.store.open(FIRST)
     again.ask(1, SetValue(9, FIRST, "l", b""))
     assert code(again.told(1)[-1]) == "limit"
+
+
+def test_r15_so_are_those_of_sessions_that_only_delete(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "STORE_BYTES_MAX", 20)
+    desk.store.open(FIRST)
+    for number in range(10):
+        desk.ask(number, DeleteKey(1, FIRST, "absent"))
+    told = desk.all_told()
+    assert isinstance(told[0], Flag)
+    assert isinstance(told[9], Failed)
+    desk.ask(0, DeleteKey(2, FIRST, "absent"))
+    assert isinstance(desk.all_told()[0], Flag), "it takes the place of its last one"
+
+
+def test_the_empty_store_of_a_former_round_outlives_a_restart(desk: Desk) -> None:
+    desk.store.open(FIRST)
+    desk.ask(1, SetValue(1, FIRST, "k", b"v"))
+    desk.ask(1, DeleteKey(2, FIRST, "k"))
+    desk.store.open(SECOND)
+    desk.commit()
+    again = Desk(desk.ledger)
+    again.store.open(SECOND)
+    again.ask(1, CountKeys(3, FIRST))
+    assert again.told(1) == [Number(3, 0)]
+    again.store.open(THIRD)
+    again.commit()
+    assert again.ledger == {}

@@ -87,6 +87,7 @@ class Engine:
         name: What the coordinator is called, for people.
         closed_kept_s: How long a closed run is remembered that nobody is attached to.
         tally: Where what happens is counted.
+        is_shared: Whether coordinators on other machines write this ledger too.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Engine:
         name: str = "coordinator",
         closed_kept_s: float = CLOSED_KEPT_S,
         tally: Tally | None = None,
+        is_shared: bool = False,
     ) -> None:
         self.name = name
         self.tally = tally or Tally()
@@ -115,7 +117,7 @@ class Engine:
         self._was_away = False
         self._owes_tick = False
         self._ready: list[Send] = []
-        self._holdings.load(records)
+        self._holdings.load(records, is_shared)
 
     @property
     def runs(self) -> Mapping[str, Run]:
@@ -254,10 +256,7 @@ class Engine:
 
     def take_events(self) -> list[tuple[str, Event]]:
         """Return what has happened, each with its run, for the log."""
-        events = [(run_id, event) for run_id, run in self.runs.items() for event in run.events]
-        for run in self.runs.values():
-            run.events.clear()
-        return events
+        return self._holdings.take_events()
 
     def held_requests(self) -> int:
         """Return how many requests wait for something that has not happened yet."""
@@ -276,8 +275,9 @@ class Engine:
 
     def _pass_time(self) -> None:
         """Look for whatever has become due."""
-        for run_id in self.runs:
-            self._holdings.touch(run_id).tick()
+        for run_id, run in self.runs.items():
+            if run.may_change:
+                self._holdings.touch(run_id).tick()
         self._holdings.expire()
 
     def _read_clock(self) -> None:

@@ -12,7 +12,7 @@ from quorate.coordinator.engine.clock import EngineClock, EngineObserver
 from quorate.coordinator.ledgers.records import EntryKey, parse_key, seen_key
 from quorate.coordinator.ledgers.stored_state import StoredState
 from quorate.coordinator.runs.deadlines import Deadlines
-from quorate.coordinator.runs.history import History
+from quorate.coordinator.runs.history import Event, History
 from quorate.coordinator.runs.outbox import Outbox
 from quorate.coordinator.runs.run import Run
 from quorate.coordinator.runs.store import RunStore
@@ -34,6 +34,10 @@ CLOSED_KEPT_S = 600.0
 
 # How long the worlds of an open run are kept that nobody is attached to.
 IDLE_KEPT_S = 3600.0
+
+# How long a run is kept to which nobody is connected and that nobody would miss: a stranger needs
+# one word for each.
+EMPTY_KEPT_S = 15.0
 
 RUNS_MAX = 10_000
 
@@ -88,11 +92,17 @@ class Holdings:
         self._stored: dict[str, StoredState] = {}
         self._held: Deadlines[_HeldRequest] = Deadlines(self._is_held)
         self._touched: set[str] = set()
+        self._eventful: dict[str, None] = {}
         self._idle_since_s: dict[str, float] = {}
         self._forgotten: dict[str, bytes | None] = {}
 
-    def load(self, records: Mapping[str, bytes]) -> None:
+    def load(self, records: Mapping[str, bytes], is_shared: bool) -> None:
         """Take over what a ledger holds.
+
+        Args:
+            records: What it holds.
+            is_shared: Whether coordinators on other machines write it too: by their wall clocks
+                nobody can tell here how long ago something was (R9).
 
         Raises:
             RendezvousStateError: It holds what no coordinator has written.
@@ -120,10 +130,12 @@ class Holdings:
                 run.history.load(rounds.get(run_id, {}), run.state)
             if run.state.world is not None:
                 self.stores[run_id].open(run.state.world.name)
+            if is_shared or run.sessions:
+                continue
             # The stamp is this machine's own, and of the run's last change, which may be long ago:
             # it says how old a run is to which nobody was attached when the coordinator ended.
             age_s = self._machine_clock.now().timestamp() - seen.get(run_id, 0.0)
-            if not run.sessions and age_s > self._kept_s(run):
+            if age_s > self._kept_s(run):
                 self._forget(run_id)
 
     def ensure(self, run_id: str) -> Run:
@@ -145,6 +157,7 @@ class Holdings:
         """Return a run that something happens to now."""
         run = self.runs[run_id]
         self._touched.add(run_id)
+        self._eventful[run_id] = None
         run.observe()
         return run
 
@@ -190,6 +203,17 @@ class Holdings:
                 changes |= self._take_state(run_id, run)
         return changes, durable
 
+    def take_events(self) -> list[tuple[str, Event]]:
+        """Return what has happened since the last time, each with its run."""
+        eventful, self._eventful = self._eventful, dict.fromkeys(self._touched)
+        events = []
+        for run_id in eventful:
+            run = self.runs.get(run_id)
+            if run is not None:
+                events += [(run_id, event) for event in run.events]
+                run.events.clear()
+        return events
+
     def _take_state(self, run_id: str, run: Run) -> dict[str, bytes | None]:
         nodes, run.touched, run.dirty = run.touched, {}, False
         run.revision += 1
@@ -212,7 +236,9 @@ class Holdings:
         return store is not None and store.is_held(held.connection, held.request_id)
 
     def _kept_s(self, run: Run) -> float:
-        return self._closed_kept_s if run.state.closed else IDLE_KEPT_S
+        if run.state.closed:
+            return self._closed_kept_s
+        return IDLE_KEPT_S if run.would_be_missed else EMPTY_KEPT_S
 
     def _forget(self, run_id: str) -> None:
         self._idle_since_s.pop(run_id, None)

@@ -24,8 +24,8 @@ def resolve_node(name: str, run_id: str, state: RendezvousState) -> NodeDesc:
     """Return the attached node that is meant.
 
     Args:
-        name: Its rank (`3`, `rank 3`), its address if it is the only one there, its id, or its
-            description as `quorate status` prints it.
+        name: Its rank (`3`, `rank 3`), its address if it is the only one there, its id, its
+            description as `quorate status` prints it, or that with its incarnation.
         run_id: The run, for the message.
         state: The state of the run.
 
@@ -37,7 +37,10 @@ def resolve_node(name: str, run_id: str, state: RendezvousState) -> NodeDesc:
     if len(found) == 1:
         return found[0]
     if found:
-        listed = ", ".join(str(node) for node in sorted(found, key=natural_order)[:NAMED_MAX])
+        first = sorted(found, key=natural_order)[:NAMED_MAX]
+        # In containers all agents may have one address and one process id.
+        describe = str if len(set(map(str, found))) == len(found) else _in_full
+        listed = ", ".join(map(describe, first))
         more = f" and {len(found) - NAMED_MAX} more" if len(found) > NAMED_MAX else ""
         raise RendezvousError(
             f"'{name}' stands for {len(found)} nodes of the run '{run_id}': {listed}{more}. Name "
@@ -77,12 +80,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(repr(word) for word in close)}?)" if close else ""
 
 
+def _in_full(node: NodeDesc) -> str:
+    return f"{node}.{node.incarnation}"
+
+
 def _names(state: RendezvousState) -> Iterator[tuple[str, NodeDesc]]:
     for rank, node in _ranks(state):
         yield str(rank), node
         yield f"rank {rank}", node
     for node, profile in state.profiles.items():
         yield str(node), node
+        yield _in_full(node), node
         yield node.addr, node
         if profile.addr:
             yield profile.addr, node

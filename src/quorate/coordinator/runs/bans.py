@@ -26,17 +26,15 @@ class Bans:
     def __init__(self, roll: Roll, minutes: Minutes) -> None:
         self._roll = roll
         self._minutes = minutes
-        self._failures: Failures | None = None
+        self._failures = Failures()
         self._stored_s = roll.now_s
 
     def blame(self, session: Session) -> None:
         """Count a failure, and keep a node out for a while that fails again and again."""
         settings = self._roll.settings
         window_s = settings.failures_window.total_seconds()
-        if self._failures is None:
-            self._failures = Failures(settings.failures_max, window_s)
         key = ban_key(session.node, session.profile)
-        if self._failures.note(key, self._roll.now_s):
+        if self._failures.note(key, self._roll.now_s, settings.failures_max, window_s):
             reason = f"it failed {settings.failures_max} times within {window_s:g} s"
             ban(self._roll.state, key, reason, settings.cool_down.total_seconds())
             text = f"{key} is kept out for a while: {reason}"

@@ -14,34 +14,38 @@ class Failures:
     """Counts what has gone wrong, by whom, within a window.
 
     A coordinator that was started anew counts from zero: who is kept out already stays so.
-
-    Args:
-        failures_max: So many failures are too many.
-        window_s: How long one counts, in seconds.
     """
 
-    def __init__(self, failures_max: int, window_s: float) -> None:
-        self._failures_max = failures_max
-        self._window_s = window_s
+    def __init__(self) -> None:
         self._moments: dict[str, deque[float]] = {}
 
-    def note(self, who: str, now_s: float) -> bool:
-        """Note a failure; return whether it was one too many, after which the count is at zero."""
-        if not self._failures_max:
+    def note(self, who: str, now_s: float, failures_max: int, window_s: float) -> bool:
+        """Note a failure.
+
+        Args:
+            who: Whose.
+            now_s: When, in seconds.
+            failures_max: So many failures are too many; 0 for no limit.
+            window_s: How long one counts, in seconds.
+
+        Returns:
+            Whether it was one too many, after which the count is at zero.
+        """
+        if not failures_max:
             return False
-        self._forget(now_s)
+        self._forget(now_s - window_s)
         moments = self._moments.setdefault(who, deque())
         moments.append(now_s)
         if len(self._moments) > WATCHED_MAX:
             del self._moments[next(iter(self._moments))]
-        if len(moments) < self._failures_max:
+        if len(moments) < failures_max:
             return False
         del self._moments[who]
         return True
 
-    def _forget(self, now_s: float) -> None:
+    def _forget(self, before_s: float) -> None:
         for who, moments in list(self._moments.items()):
-            while moments and now_s - moments[0] > self._window_s:
+            while moments and moments[0] < before_s:
                 moments.popleft()
             if not moments:
                 del self._moments[who]

@@ -46,6 +46,7 @@ class Rounds:
         """Complete the open round if it is time (R4); return whether it was."""
         state = self._state
         if state.closed or state.complete or not state.participants:
+            self._wait_kind = ""
             return False
         ctx = self._roll.anyone()
         decision = completion(ctx)

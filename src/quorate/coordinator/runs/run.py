@@ -105,6 +105,18 @@ class Run:
         return self.observer.now_s
 
     @property
+    def may_change(self) -> bool:
+        """Whether anything can become due here as time passes."""
+        return bool(self.sessions or self._roll.strays or self.state.bans)
+
+    @property
+    def would_be_missed(self) -> bool:
+        """Whether there is more to it than that somebody was here; who comes again begins anew."""
+        state = self.state
+        wished = state.held or state.desired_nodes is not None or state.bans
+        return bool(self._roll.strays or state.world or state.closed or wished)
+
+    @property
     def waits_for_s(self) -> float | None:
         """For how long, in seconds, the round has waited for what it waits for now."""
         return self._rounds.waits_for_s
@@ -357,7 +369,7 @@ class Run:
     def _enter_phase(self) -> None:
         if self.state.complete and not self.state.closed:
             self._herald.begin_world()
-            self.observer.forget_all_but((NEWCOMER, node) for node in self.state.wait_list)
+            self.observer.forget_all_but((NEWCOMER,))
             self._rounds.count_world()
             self._minutes.record("completed", f"round {self.state.round} is complete")
         if self.state.complete or self.state.closed:

@@ -112,6 +112,8 @@ class RunStore:
                 result = msgspec.msgpack.decode(value, type=StoreResult)
                 _answer_decoder.decode(result.answer)
                 self._remember(key.name, result)
+                # Whoever has emptied the store of a round may still ask it something.
+                values.setdefault(result.space, {})
         self._spaces = {space: Keyspace(content) for space, content in values.items()}
 
     def open(self, newest: Space) -> None:
@@ -198,7 +200,7 @@ class RunStore:
             if request.id == last.request_id:
                 self._outbox.send(connection, _answer_decoder.decode(last.answer))
             return
-        self._require_room(request, keyspace)
+        self._require_room(session, request, keyspace)
         answer, mutation = _mutate(request, keyspace)
         for key, value in mutation.changes.items():
             self.changes[entry_key(self._run_id, request.space, key)] = value
@@ -219,8 +221,8 @@ class RunStore:
         if former is not None:
             self._result_bytes -= len(session) + len(former.answer)
 
-    def _require_room(self, request: StoreChange, keyspace: Keyspace) -> None:
-        if isinstance(request, DeleteKey):
+    def _require_room(self, session: str, request: StoreChange, keyspace: Keyspace) -> None:
+        if isinstance(request, DeleteKey) and session in self._results:
             return
         used = self.bytes_used + self._result_bytes
         if used > STORE_BYTES_MAX:
@@ -228,7 +230,8 @@ class RunStore:
                 f"The stores of the run '{self._run_id}' hold {used} bytes, last answers included, "
                 f"more than {STORE_BYTES_MAX}: delete keys that are no longer needed."
             )
-        if self.keys >= KEYS_MAX and not keyspace.check((request.key,)):
+        adds_key = not isinstance(request, DeleteKey) and not keyspace.check((request.key,))
+        if self.keys >= KEYS_MAX and adds_key:
             raise RendezvousLimitError(
                 f"The stores of the run '{self._run_id}' hold {KEYS_MAX} keys, and may hold no "
                 f"more: delete keys that are no longer needed."

@@ -91,7 +91,10 @@ class SimCoordinator(Peer):
         withheld: What may be let out once it is certain that nobody else decides.
         readers: Puts together what arrives, by connection.
         doors: Keep back what arrives until its sender has come in, by connection.
+        shares_ledger: Whether others write its ledger too.
     """
+
+    shares_ledger = False
 
     def __init__(self, around: Surroundings, machine: Machine, name: str) -> None:
         super().__init__(around.schedule, machine, around.network)
@@ -209,7 +212,13 @@ class SimCoordinator(Peer):
     def decide(self) -> None:
         """Load what is stored, and decide from now on."""
         self.started_s = self.schedule.now_s
-        self.engine = Engine(dict(self.ledger.records), self.machine, self._mint, self.name)
+        self.engine = Engine(
+            dict(self.ledger.records),
+            self.machine,
+            self._mint,
+            self.name,
+            is_shared=self.shares_ledger,
+        )
         self._watcher.loaded(self)
 
     def _mint(self) -> str:

@@ -95,6 +95,8 @@ class SeatedCoordinator(SimCoordinator):
         seat: What it competes for.
     """
 
+    shares_ledger = True
+
     def __init__(self, around: Surroundings, machine: Machine, name: str, seat: SimSeat) -> None:
         super().__init__(around, machine, name)
         self._seat = seat
