@@ -29,6 +29,7 @@ FLOORS: dict[str, str] = {
         compression
         clock
         credentials
+        printable
         """,
     "F1": """
         core.node

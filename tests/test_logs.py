@@ -41,6 +41,25 @@ def test_what_is_known_of_the_process_stands_on_every_line() -> None:
     assert written("a line") == "INFO a line [run=job17]"
 
 
+def test_nobody_else_begins_a_line_or_reaches_the_terminal() -> None:
+    run_id = "x\n2026 INFO run job17: all is well"
+    line = written(f"run {run_id}: lost \x1b[2J", **fields(run_id))
+    assert line == (
+        r"INFO run x\n2026 INFO run job17: all is well: lost \x1b[2J "
+        r"[run=x\n2026 INFO run job17: all is well]"
+    )
+
+
+def test_a_traceback_keeps_its_lines_and_nothing_else_that_commands() -> None:
+    try:
+        raise ValueError("no\x1b[2J")
+    except ValueError as error:
+        info = (type(error), error, error.__traceback__)
+    lines = written("it failed", exc_info=info).splitlines()
+    assert len(lines) > 2
+    assert lines[-1] == r"ValueError: no\x1b[2J"
+
+
 def test_a_traceback_comes_after_the_fields() -> None:
     try:
         raise ValueError("no")

@@ -21,6 +21,12 @@ def test_a_terminal_has_one_line_that_is_rewritten_and_erased() -> None:
     assert terminal.getvalue() == "\r\x1b[Kfirst\r\x1b[Ka longer \r\x1b[K"
 
 
+def test_nobody_else_commands_the_terminal() -> None:
+    terminal = Terminal()
+    LiveLine(terminal, 80).show("closed: \x1b[2J\n")
+    assert terminal.getvalue() == "\r\x1b[K" + r"closed: \x1b[2J\n"
+
+
 def test_what_is_no_terminal_gets_nothing() -> None:
     stream = io.StringIO()
     with LiveLine(stream, 80) as progress:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from quorate.printable import printable
+
 __all__ = ["FIELDS", "FieldsFilter", "FieldsFormatter", "fields", "note"]
 
 FIELDS = ("run", "round", "node", "rank")
@@ -48,7 +50,11 @@ class FieldsFilter(logging.Filter):
 
 
 class FieldsFormatter(logging.Formatter):
-    """Writes the fields that are known behind the message, as in `[run=job17 rank=0]`."""
+    """Writes the fields that are known behind the message, as in `[run=job17 rank=0]`.
+
+    What cannot be printed is written out: a peer chooses some of the words, and neither begins a
+    line of its own nor reaches the terminal with them.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -57,5 +63,10 @@ class FieldsFormatter(logging.Formatter):
             for name in FIELDS
             if (value := getattr(record, name, None)) is not None
         ]
+        record.message = printable(record.message)
         message = super().formatMessage(record)
-        return f"{message} [{' '.join(known)}]" if known else message
+        return f"{message} [{printable(' '.join(known))}]" if known else message
+
+    def formatException(self, ei: Any) -> str:
+        """See `logging.Formatter`."""
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))

@@ -6,6 +6,7 @@ import contextlib
 from types import TracebackType
 from typing import Self, TextIO
 
+from quorate.printable import printable
 from quorate.wait import Wait
 
 __all__ = ["ERASE_LINE", "LiveLine", "WaitLine"]
@@ -44,7 +45,7 @@ class LiveLine:
         # The terminal may be gone; what goes on behind the line is not its business.
         with contextlib.suppress(OSError):
             if self._is_shown:
-                self._stream.write(ERASE_LINE + text[: self._columns - 1])
+                self._stream.write(ERASE_LINE + printable(text)[: self._columns - 1])
                 self._stream.flush()
 
 

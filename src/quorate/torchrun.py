@@ -48,6 +48,7 @@ from quorate.launch.agent import SUCCEEDED
 from quorate.launch.health import HEALTH_KEYS, HealthCheck, Infirmary, take_health_check
 from quorate.launch.own_coordinator import OwnCoordinator, own_endpoint
 from quorate.launch.wards import Wards
+from quorate.printable import printable
 from quorate.registry import get_rendezvous_handler
 from quorate.stores.base import Store
 from quorate.tls import tls_files_from
@@ -449,7 +450,7 @@ def _end_with_one_line(error: RendezvousError) -> None:
         SystemExit: With the error's exit code.
     """
     if is_torchrun(sys.argv[0]):
-        print(f"quorate: {error}", file=sys.stderr)
+        print(printable(f"quorate: {error}"), file=sys.stderr)
         raise SystemExit(error.exit_code)
 
 

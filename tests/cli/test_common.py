@@ -20,6 +20,7 @@ from quorate.cli.common import (
     tls_options,
 )
 from quorate.errors import (
+    RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousGracefulExitError,
     RendezvousSettingsError,
@@ -32,6 +33,13 @@ def test_an_error_is_one_line_and_its_code(capsys: pytest.CaptureFixture[str]) -
     captured = capsys.readouterr()
     assert captured.err == "quorate: Nobody is there.\n"
     assert captured.out == ""
+
+
+def test_an_error_stays_one_line_whatever_a_peer_has_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fail(RendezvousClosedError("The run is closed (over\n\x1b[2J)."))
+    assert capsys.readouterr().err == "quorate: The run is closed (over\\n\\x1b[2J).\n"
 
 
 def test_a_spare_that_is_not_needed_has_not_failed() -> None:

@@ -58,3 +58,10 @@ def test_long_lists_are_cut_for_people() -> None:
 
 def test_a_run_without_rounds() -> None:
     assert describe({"run_id": "job", "rounds": [], "events": []}) == ["run job: no round yet"]
+
+
+def test_what_others_have_said_ends_no_line_and_reaches_no_terminal() -> None:
+    event = {"at": "2020-01-01T00:00:00Z", "round": 0, "kind": "left", "node": "", "text": "\x1b[H"}
+    shown = describe({"run_id": "x\ny", "rounds": [], "events": [event]}, events=True)
+    assert shown == ["", r"2020-01-01 00:00:00 round 0 left: \x1b[H"]
+    assert describe({"run_id": "x\ny", "rounds": []}) == [r"run x\ny: no round yet"]

@@ -164,3 +164,27 @@ def test_what_is_waited_for_and_who_is_gone_is_shown() -> None:
         "address b is kept out for another 60 s: noisy",
         "node id n2 is kept out for good: noisy",
     ]
+
+
+def test_what_others_have_said_ends_no_line_and_reaches_no_terminal() -> None:
+    run = {
+        "run_id": "x\nrun job17: round 0 complete",
+        "state": "closed",
+        "round": 0,
+        "epoch": "e",
+        "min_nodes": 1,
+        "max_nodes": 1,
+        "node_unit": None,
+        "desired_nodes": None,
+        "closed_reason": "\x1b[2J",
+        "held": None,
+        "waiting_for": "",
+        "waiting_since_s": None,
+        "nodes": [],
+        "departed": {"b": "left: \x9b8m"},
+        "bans": [],
+    }
+    shown = describe({"coordinator": "c:1", "runs": [run]})
+    assert shown[2].startswith(r"run x\nrun job17: round 0 complete: ")
+    assert shown[3] == r"  closed: \x1b[2J"
+    assert shown[4].endswith(r" left: \x9b8m")

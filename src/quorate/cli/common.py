@@ -16,6 +16,7 @@ from quorate.errors import RendezvousError, RendezvousSettingsError
 from quorate.events import JsonLinesSink, add_sink
 from quorate.identity import Endpoint, parse_rendezvous_endpoints
 from quorate.logs import FieldsFilter, FieldsFormatter
+from quorate.printable import printable
 
 if TYPE_CHECKING:
     from quorate.tls import TlsFiles
@@ -211,5 +212,5 @@ def send_events(path: str | None) -> None:
 
 def fail(error: RendezvousError) -> int:
     """Print an error as one line and return the exit code that it stands for."""
-    click.echo(f"quorate: {error}", err=True)
+    click.echo(printable(f"quorate: {error}"), err=True)
     return error.exit_code

@@ -25,6 +25,7 @@ from quorate.identity import (
     release,
     resolve,
 )
+from quorate.printable import printable
 
 __all__ = ["Finding", "clock_finding", "command", "examine", "files_finding"]
 
@@ -65,7 +66,7 @@ def command(connection: Connection, as_json: bool) -> None:
     for finding in examine(connection):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{finding.level:5} {finding.check:14} {finding.text}")
+            click.echo(printable(f"{finding.level:5} {finding.check:14} {finding.text}"))
     if as_json:
         click.echo(msgspec.json.encode([finding._asdict() for finding in findings]))
     sys.exit(int(any(finding.level == FAIL for finding in findings)))

@@ -10,6 +10,7 @@ import msgspec
 
 from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options, json_option
 from quorate.cli.inquiry import inquire
+from quorate.printable import printable
 from quorate.wire.messages import History, Report
 
 __all__ = ["command", "describe"]
@@ -45,7 +46,8 @@ def describe(history: dict[str, Any], events: bool = False) -> list[str]:
     lines = [line for entry in history["rounds"] for line in _describe_round(entry)]
     if events:
         lines += ["", *(_describe_event(event) for event in history["events"])]
-    return lines or [f"run {history['run_id']}: no round yet"]
+    lines = lines or [f"run {history['run_id']}: no round yet"]
+    return [printable(line) for line in lines]
 
 
 def _describe_round(entry: dict[str, Any]) -> list[str]:

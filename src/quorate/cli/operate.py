@@ -13,6 +13,7 @@ from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options,
 from quorate.cli.inquiry import inquire
 from quorate.cli.status import fetch_status
 from quorate.errors import RendezvousSettingsError
+from quorate.printable import printable
 from quorate.wire.messages import (
     Close,
     Done,
@@ -172,4 +173,4 @@ def _tell(done: Done, command: str, run_id: str, as_json: bool) -> None:
         }
         click.echo(msgspec.json.encode(told))
     else:
-        click.echo(f"{run_id}: {done.text}")
+        click.echo(printable(f"{run_id}: {done.text}"))

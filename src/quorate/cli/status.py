@@ -11,6 +11,7 @@ from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options,
 from quorate.cli.inquiry import inquire
 from quorate.core.node import natural_text
 from quorate.errors import RendezvousError
+from quorate.printable import printable
 from quorate.wire.messages import Report, Status
 
 __all__ = ["command", "describe", "fetch_status", "read_status", "require_known"]
@@ -78,7 +79,7 @@ def describe(status: dict[str, Any]) -> list[str]:
         lines += ["", *_describe_run(run)]
     if not status["runs"]:
         lines.append("no runs")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _describe_run(run: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from quorate.cli.status import describe, read_status, require_known
 from quorate.coordinator.agent.answers import answered
 from quorate.coordinator.agent.client import Client
 from quorate.errors import RendezvousConnectionError, RendezvousTimeoutError
+from quorate.printable import printable
 from quorate.wire.messages import Report, Status
 
 __all__ = ["Screen", "command", "signature"]
@@ -88,7 +89,7 @@ def _looks(
         try:
             status, complaint = _fetch(client, connection, run_id), []
         except (RendezvousConnectionError, RendezvousTimeoutError) as error:
-            complaint = ["", f"this is old: {error}"]
+            complaint = ["", printable(f"this is old: {error}")]
 
 
 def _fetch(client: Client, connection: Connection, run_id: str) -> dict[str, Any]:

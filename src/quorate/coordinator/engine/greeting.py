@@ -36,7 +36,7 @@ def require_sound(hello: Hello) -> None:
     Raises:
         RendezvousProtocolError: It is of another version, or lacks what it must have.
         RendezvousLimitError: Something in it is too large.
-        RendezvousSettingsError: No run can have its settings.
+        RendezvousSettingsError: No run can have its settings, or a name cannot be printed.
     """
     if hello.version != PROTOCOL_VERSION:
         raise RendezvousProtocolError(
@@ -47,12 +47,12 @@ def require_sound(hello: Hello) -> None:
         raise RendezvousProtocolError(f"The role '{hello.role}' is unknown.")
     if not hello.run_id and hello.role != ROLE_OPERATOR:
         raise RendezvousProtocolError("A hello must carry the run id.")
-    if "\0" in hello.run_id or len(hello.run_id) > RUN_ID_CHARACTERS_MAX:
+    if len(hello.run_id) > RUN_ID_CHARACTERS_MAX:
         raise RendezvousLimitError(
-            f"The run id is too long or has a zero character in it: use at most "
-            f"{RUN_ID_CHARACTERS_MAX} plain characters."
+            f"The run id is too long: use at most {RUN_ID_CHARACTERS_MAX} characters."
         )
-    if not hello.session or "\0" in hello.session or len(hello.session) > SESSION_CHARACTERS_MAX:
+    _require_printable("run id", hello.run_id)
+    if not 0 < len(hello.session) <= SESSION_CHARACTERS_MAX or not hello.session.isprintable():
         raise RendezvousProtocolError(
             f"A hello must carry a session of at most {SESSION_CHARACTERS_MAX} plain characters."
         )
@@ -67,16 +67,18 @@ def _require_sound_agent(hello: Hello) -> None:
         raise RendezvousLimitError(
             f"The address of the node is too long: its descriptor may have {NODE_BYTES_MAX} bytes."
         )
+    _require_printable("address", hello.node.addr)
     require_modest(hello.profile or NodeProfile())
     _require_possible(hello.run_id, hello.settings)
 
 
 def require_modest(profile: NodeProfile) -> None:
-    """Refuse a profile that is too large, or has numbers that no node has.
+    """Refuse a profile that is too large, or has what no node has.
 
     Raises:
         RendezvousLimitError: It is too large.
         RendezvousProtocolError: A number is out of range.
+        RendezvousSettingsError: A text cannot be printed.
     """
     size = len(msgspec.msgpack.encode(profile))
     if size > PROFILE_BYTES_MAX:
@@ -88,6 +90,19 @@ def require_modest(profile: NodeProfile) -> None:
         raise RendezvousProtocolError(
             f"No node has {profile.slots} workers or the port {profile.port}: use at most "
             f"{SLOTS_MAX} and {PORT_MAX}."
+        )
+    _require_printable("node id", profile.node_id)
+    _require_printable("address", profile.addr)
+    _require_printable("release", profile.release)
+    for label in profile.labels.items():
+        _require_printable("label", ":".join(label))
+
+
+def _require_printable(what: str, text: str) -> None:
+    """Refuse what would end a line of somebody's log, or command the terminal of who looks."""
+    if not text.isprintable():
+        raise RendezvousSettingsError(
+            f"The {what} {text!r} has characters that cannot be printed: use plain ones."
         )
 
 
