@@ -94,7 +94,7 @@ def test_every_event_is_logged(
     ]
 
 
-def test_events_as_lines_of_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_events_as_lines_of_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "events.jsonl"
     sinks = [JsonLinesSink(path), JsonLinesSink("-")]
     for sink in sinks:
@@ -103,7 +103,8 @@ def test_events_as_lines_of_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
     tell(EventState.FAILED)
     for sink in sinks:
         events.remove_sink(sink)
-    assert path.read_text() == capsys.readouterr().out
+        sink.close()
+    assert path.read_text() == capfd.readouterr().out
     first, second = (json.loads(line) for line in path.read_text().splitlines())
     assert first["state"] == "RUNNING"
     assert second["state"] == "FAILED"

@@ -51,6 +51,7 @@ FLOORS: dict[str, str] = {
         identity
         logs
         tracing
+        line_writer
         events
         terminal
         config

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -20,6 +19,7 @@ import msgspec
 
 from quorate.clock import SystemClock
 from quorate.core.node import NodeDesc
+from quorate.line_writer import LineWriter
 from quorate.logs import fields
 
 __all__ = [
@@ -164,7 +164,9 @@ def publish(event: RendezvousEvent) -> None:
 
 
 class JsonLinesSink:
-    """Writes each event as one line of JSON.
+    """Writes each event as one line of JSON, a moment later: whoever tells of it does not wait.
+
+    See `LineWriter` for what happens while nobody reads, and at the end of the process.
 
     Args:
         path: The file to append to, or `-` for the standard output.
@@ -175,19 +177,12 @@ class JsonLinesSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._encoder = msgspec.json.Encoder()
-        self._lock = threading.Lock()
-        self._path = None if os.fspath(path) == "-" else Path(path)
-        if self._path is not None:
-            self._path.open("a").close()
+        self._writer = LineWriter(None if os.fspath(path) == "-" else Path(path))
 
     def __call__(self, event: RendezvousEvent) -> None:
-        """Write an event; it is in the file when the call returns."""
-        line = self._encoder.encode(event).decode() + "\n"
-        with self._lock:
-            if self._path is None:
-                sys.stdout.write(line)
-                sys.stdout.flush()
-                return
-            # Opened each time, so that the file may be moved away meanwhile.
-            with self._path.open("a", encoding="utf-8") as output:
-                output.write(line)
+        """Have an event written."""
+        self._writer.write(self._encoder.encode(event) + b"\n")
+
+    def close(self) -> None:
+        """Write what waits, and end; the end of the process does the same."""
+        self._writer.close()

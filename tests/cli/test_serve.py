@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
 import signal
 import socket
@@ -302,6 +303,26 @@ def test_events_are_lines_of_json(
     until(lambda: "completed" in kinds(), LATE_S)
     assert kinds()[0] == "joined"
     handler.leave()
+
+
+def test_nobody_waits_for_who_reads_the_events(
+    serve: Serve, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    endpoint = Endpoint(LOOPBACK, free_port())
+    path = tmp_path / "events"
+    os.mkfifo(path)
+    full = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(full, b"\n" * 4096)
+    served = serve(endpoint, "--memory", "--events", str(path))
+    handler = make_handler(endpoint)
+    handler.next_rendezvous()
+    handler.leave()
+    served.signal(signal.SIGTERM)
+    assert served.process.wait(LATE_S) == 0
+    assert "events: lines are lost" in served.output
+    os.close(full)
 
 
 def test_events_that_cannot_be_written_are_refused_at_once(

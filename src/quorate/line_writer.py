@@ -1,0 +1,129 @@
+"""Lines for a file, written by a thread of their own: nobody waits for a disk or a reader."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from pathlib import Path
+
+__all__ = ["LineWriter"]
+
+logger = logging.getLogger(__name__)
+
+STANDARD_OUTPUT = 1
+
+# Some 40,000 events of usual length: as many as a run of 10,000 nodes makes in some minutes.
+WAITING_BYTES_MAX = 16 * 1024 * 1024
+
+# A process that ends does not wait longer for who does not read.
+CLOSE_TIMEOUT_S = 2.0
+
+
+class LineWriter:
+    """Appends lines to a file, or to the standard output.
+
+    What does not fit while the file takes nothing is lost, and said to be in the log. At the end
+    of the process what waits is written. The file may be moved away at any time: lines that come
+    later go to a new one.
+
+    Args:
+        path: The file; `None` for the standard output.
+        waiting_bytes_max: How much may wait.
+
+    Raises:
+        OSError: The file cannot be written to.
+    """
+
+    def __init__(self, path: Path | None, waiting_bytes_max: int = WAITING_BYTES_MAX) -> None:
+        if path is not None:
+            path.open("ab").close()
+        self._path = path
+        self._waiting_bytes_max = waiting_bytes_max
+        self._changed = threading.Condition()
+        self._lines: list[bytes] = []
+        self._waiting_bytes = 0
+        self._lost = 0
+        self._is_closed = False
+        # A daemon: a write that does not return must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="line-writer", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def write(self, line: bytes) -> None:
+        """Have a line written, its end included; it never waits."""
+        with self._changed:
+            takes = not self._is_closed
+            takes = takes and self._waiting_bytes + len(line) <= self._waiting_bytes_max
+            if takes:
+                self._lines.append(line)
+                self._waiting_bytes += len(line)
+                self._changed.notify()
+        if not takes:
+            self._lose(1, "it takes them more slowly than they come, or not at all")
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Write what waits, and end; what comes later is lost.
+
+        Args:
+            timeout_s: How long that may take, in seconds; what is not written by then is lost.
+        """
+        atexit.unregister(self.close)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._lose(1, f"it took nothing for {timeout_s:g} s at the end")
+
+    def _run(self) -> None:
+        while lines := self._take():
+            data = b"".join(lines)
+            try:
+                self._append(data)
+            except OSError as error:
+                self._lose(len(lines), f"it cannot be written ({error.strerror})")
+            else:
+                self._tell_lost()
+            with self._changed:
+                self._waiting_bytes -= len(data)
+
+    def _take(self) -> list[bytes]:
+        """Return all lines that wait, as soon as there are any; none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._lines or self._is_closed)
+            lines, self._lines = self._lines, []
+            return lines
+
+    def _append(self, data: bytes) -> None:
+        if self._path is None:
+            _write_all(STANDARD_OUTPUT, data)
+            return
+        # Opened each time, so that the file may be moved away meanwhile.
+        with self._path.open("ab", buffering=0) as file:
+            _write_all(file.fileno(), data)
+
+    def _lose(self, count: int, why: str) -> None:
+        with self._changed:
+            is_news = not self._lost
+            self._lost += count
+        if is_news:
+            logger.warning("%s: lines are lost, since %s", self._name, why)
+
+    def _tell_lost(self) -> None:
+        with self._changed:
+            lost, self._lost = self._lost, 0
+        if lost:
+            logger.warning("%s: takes lines again; lost were %d", self._name, lost)
+
+    @property
+    def _name(self) -> str:
+        return "the standard output" if self._path is None else str(self._path)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write without a buffer of Python's, which would be flushed, and waited for, at the end."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
