@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from quorate.api import RendezvousParameters
 from quorate.config import (
     KEYS,
+    PARAMETERS,
     check_keys,
     document,
     local_addr_from,
@@ -184,7 +186,19 @@ def test_a_local_address_that_cannot_be_sent_is_refused() -> None:
         local_addr_from(params(local_addr="\udcff"))
 
 
-def test_the_local_address_is_a_parameter_or_a_key() -> None:
+def test_all_that_is_no_configuration_has_a_flag() -> None:
+    """It would come twice where parameters are made of the configuration."""
+    given = inspect.signature(RendezvousParameters).parameters
+    assert [*PARAMETERS, "kwargs"] == [*given]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_what_has_a_flag_of_its_own_is_refused(name: str) -> None:
+    with pytest.raises(RendezvousSettingsError, match=f"'{name}' is no option .* --[-a-z]+"):
+        parse_rendezvous_config(f"join_timeout=1,{name}=1")
+
+
+def test_the_local_address_is_a_parameter() -> None:
     given = RendezvousParameters("memory", "", "run", 1, 1, local_addr="a")
     assert local_addr_from(given) == "a"
     assert local_addr_from(params()) is None

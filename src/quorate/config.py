@@ -22,6 +22,7 @@ from quorate.identity import release
 
 __all__ = [
     "KEYS",
+    "PARAMETERS",
     "ConfigurationKey",
     "check_keys",
     "document",
@@ -54,6 +55,16 @@ RANK_HINT_VARIABLES = ("GROUP_RANK", "SLURM_NODEID")
 
 # With fewer digits than this a scheduler's index is one.
 NUMBER_DIGITS = len(str(NUMBER_MAX))
+
+# What `RendezvousParameters` takes beside the configuration, and the flag of `quorate run` for it.
+PARAMETERS = {
+    "backend": "--rdzv-backend",
+    "endpoint": "--rdzv-endpoint",
+    "run_id": "--rdzv-id",
+    "min_nodes": "--nnodes",
+    "max_nodes": "--nnodes",
+    "local_addr": "--local-addr",
+}
 
 # Longer ones are mistakes of units; a timedelta of more overflows in places.
 SECONDS_MAX = 10 * 365 * 24 * 3600.0
@@ -257,7 +268,8 @@ KEYS: tuple[ConfigurationKey, ...] = (
         TEXT,
         "found out",
         (*DYNAMIC, *ETCD),
-        "The address at which the other nodes reach this one.",
+        "The address at which the other nodes reach this one. On the command line it is given with "
+        "`--local-addr`, and not with `--rdzv-conf`.",
     ),
     ConfigurationKey(
         "store_type", TEXT, "`tcp`", ("c10d",), "The kind of PyTorch store: `tcp` or `file`."
@@ -311,7 +323,8 @@ def parse_rendezvous_config(text: str) -> dict[str, str]:
     """Read `key=value,key=value`, the form that `--rdzv-conf` takes.
 
     Raises:
-        RendezvousSettingsError: The text is not of that form; it is a `ValueError` too.
+        RendezvousSettingsError: The text is not of that form, or names what has a flag of its own;
+            it is a `ValueError` too.
     """
     config: dict[str, str] = {}
     if not text.strip():
@@ -327,6 +340,11 @@ def parse_rendezvous_config(text: str) -> dict[str, str]:
             raise RendezvousSettingsError(
                 f"The rendezvous configuration option '{key}' must have a value specified, as in "
                 f"{key}=<value>."
+            )
+        if key in PARAMETERS:
+            raise RendezvousSettingsError(
+                f"'{key}' is no option of the rendezvous configuration: `quorate run` takes it as "
+                f"{PARAMETERS[key]}."
             )
         if key in config:
             raise RendezvousSettingsError(
@@ -409,8 +427,7 @@ def profile_from(
 
 def local_addr_from(params: RendezvousParameters) -> str | None:
     """Return the address that the user wants the node to advertise, `None` if none was given."""
-    local_addr: str | None = params.local_addr or params.get("local_addr")
-    return local_addr and _sendable("local_addr", local_addr)
+    return params.local_addr and _sendable("local_addr", params.local_addr)
 
 
 def read_timeout_from(params: RendezvousParameters, default_s: float) -> float:
