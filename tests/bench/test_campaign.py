@@ -52,6 +52,12 @@ def test_backends_are_measured_in_turn(recorder: Recorder) -> None:
     assert recorder.shown[0] == "join: 10 nodes, a, 1 of 2"
 
 
+def test_what_is_named_twice_is_refused_before_it_is_measured(recorder: Recorder) -> None:
+    with pytest.raises(RendezvousSettingsError, match="'b' is named 2 times"):
+        recorder.measure("join", ["a", "b", "b"], [10], 2)
+    assert recorder.taken == []
+
+
 def test_what_was_not_in_time_is_not_asked_again(recorder: Recorder) -> None:
     recorder.measure("join", ["slow", "b"], [10, 20], 2)
     assert recorder.taken.count(("slow", 10)) == 1

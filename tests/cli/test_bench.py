@@ -37,7 +37,9 @@ def test_sizes_backends_and_options_are_handed_on(asked: list[tuple[Any, ...]]) 
     assert result.output.splitlines()[1].split()[:2] == ["8", "quorate"]
 
 
-@pytest.mark.parametrize("sizes", ["", "0", "20001", "8,,9", "8;9", "-1", "eight"])
+@pytest.mark.parametrize(
+    "sizes", ["", "0", "20001", "8,,9", "8;9", "-1", "eight", "2,2", "9" * 5000]
+)
 def test_sizes_that_are_none_are_refused(asked: list[tuple[Any, ...]], sizes: str) -> None:
     result = CliRunner().invoke(bench.command, ["join", "--nodes", sizes])
     assert result.exit_code == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import select
+import socket
 
 import click
 import pytest
@@ -11,7 +13,9 @@ from click.testing import CliRunner
 from quorate.cli.common import (
     CONTEXT_SETTINGS,
     DEFAULT_PORT,
+    SECONDS_MAX,
     Connection,
+    Seconds,
     connection_options,
     endpoint_option,
     fail,
@@ -59,6 +63,32 @@ def test_the_log_goes_to_standard_error(
     assert captured.out == ""
     assert captured.err.endswith("WARNING quorate.x: but this\n")
     assert "not this" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken", "refused"),
+    [
+        (Seconds(), ["0", "0.5", "2e6"], ["-1", "nan", "inf", "-inf", "2.1e6", "1e400", "x"]),
+        (Seconds(above=True), ["1e-3"], ["0", "nan"]),
+        (Seconds(0.1), ["0.1"], ["0", "0.09", "NaN"]),
+    ],
+)
+def test_seconds_are_finite_and_not_too_many(
+    kind: Seconds, taken: list[str], refused: list[str]
+) -> None:
+    for text in taken:
+        assert kind.convert(text, None, None) == float(text)
+    for text in refused:
+        with pytest.raises(click.BadParameter):
+            kind.convert(text, None, None)
+
+
+def test_the_system_can_wait_for_so_many_seconds() -> None:
+    ready, writable = socket.socketpair()
+    with ready, writable:
+        poll = select.poll()
+        poll.register(writable, select.POLLOUT)
+        assert poll.poll(SECONDS_MAX * 1000)
 
 
 @pytest.mark.parametrize("flag", ["--some-flag", "--some_flag"])

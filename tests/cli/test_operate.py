@@ -161,6 +161,8 @@ def test_a_close_has_a_reason_and_the_first_one_stays(job: Job, until: Until) ->
         (operate.close, ["jbo", "--reason", "x"], "There is no run 'jbo'"),
         (operate.scale, ["job", "9"], "rounds of 1 to 4 nodes, not of 9"),
         (operate.scale, ["job", "many"], "not a number of nodes"),
+        (operate.scale, ["job", "9" * 23], "not a number of nodes"),
+        (operate.scale, ["job", "9" * 5000], "not a number of nodes"),
         (operate.evict, ["job", "0", "--for", "soon"], "not a duration"),
     ],
 )
@@ -182,7 +184,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "m", "-1s", "1 h 2", "1e9", "nan"])
+@pytest.mark.parametrize("text", ["", "m", "-1s", "1 h 2", "1e9", "nan", "1158d", "9" * 400])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(RendezvousSettingsError, match="not a duration"):
         parse_duration(text)

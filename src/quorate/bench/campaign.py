@@ -39,7 +39,8 @@ def measure(
         show: Is told what happens.
 
     Raises:
-        RendezvousSettingsError: There is no such backend, or the benchmark is not for it.
+        RendezvousSettingsError: There is no such backend, the benchmark is not for it, or it is
+            named twice.
         RendezvousError: Something could not be measured.
     """
     rows: list[Row] = []
@@ -47,6 +48,7 @@ def measure(
         subjects = [stack.enter_context(subject(name, configuration)) for name in backends]
         for each in subjects:
             _require_measurable(bench, each)
+        _require_different(subjects)
         for nodes in sorted(sizes):
             over = {row.backend for row in rows if row.is_over}
             fresh = [Row(each.name, nodes, []) for each in subjects]
@@ -86,6 +88,16 @@ def _require_measurable(bench: str, each: Subject) -> None:
             f"`quorate bench reattach` needs runs that outlive their coordinator, and those of "
             f"'{each.name}' do not: choose among quorate, etcd, etcd://..."
         )
+
+
+def _require_different(subjects: Sequence[Subject]) -> None:
+    names = [each.name for each in subjects]
+    for name in names:
+        if names.count(name) > 1:
+            raise RendezvousSettingsError(
+                f"'{name}' is named {names.count(name)} times, and its figures could not be told "
+                f"apart: name it once, with a greater --repeat."
+            )
 
 
 def _version(package: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from quorate.bench.figures import document
 from quorate.bench.measuring import Options
 from quorate.bench.subjects import BACKENDS
 from quorate.bench.table import format_table
-from quorate.cli.common import CONTEXT_SETTINGS, tls_options, token_option
+from quorate.cli.common import CONTEXT_SETTINGS, Seconds, tls_options, token_option
 from quorate.coordinator.engine import engine
 from quorate.credentials import exported, token_from
 from quorate.terminal import LiveLine
@@ -62,11 +63,12 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
         """Return the numbers."""
         if isinstance(value, tuple):
             return value
-        sizes = tuple(int(part) for part in value.split(",") if part.strip().isdecimal())
-        if len(sizes) != value.count(",") + 1 or not all(
-            self._least <= n <= self._most for n in sizes
-        ):
-            limits = f"each from {self._least} to {self._most}"
+        parts = [part.strip() for part in value.split(",")]
+        are_numbers = all(re.fullmatch("[0-9]{1,9}", part) for part in parts)
+        sizes = tuple(map(int, parts)) if are_numbers else ()
+        each_once = len(set(sizes)) == len(parts)
+        if not each_once or not all(self._least <= n <= self._most for n in sizes):
+            limits = f"each from {self._least} to {self._most}, and once"
             self.fail(f"'{value}' is not N[,N...], {limits}.", param, ctx)
         return sizes
 
@@ -78,7 +80,7 @@ def _seconds(flag: str, name: str, default: float, help_text: str) -> Callable[[
         name,
         default=default,
         show_default=True,
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(above=True),
         metavar="SECONDS",
         help=help_text,
     )

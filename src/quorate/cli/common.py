@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CONTEXT_SETTINGS",
     "DEFAULT_PORT",
+    "SECONDS_MAX",
     "Connection",
+    "Seconds",
     "connection_options",
     "endpoint_option",
     "events_option",
@@ -45,6 +48,32 @@ CONTEXT_SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda name: name.replace("_", "-"),
 }
+
+
+# 23 days: poll(2) takes milliseconds as an int, and no more than 24.
+SECONDS_MAX = 2e6
+
+
+class Seconds(click.FloatRange):
+    """A time in seconds, as options take it.
+
+    Args:
+        least: The least one.
+        above: Whether it must be longer than that.
+    """
+
+    def __init__(self, least: float = 0.0, above: bool = False) -> None:
+        super().__init__(min=least, max=SECONDS_MAX, min_open=above)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the time."""
+        seconds: float = super().convert(value, param, ctx)
+        # It is neither less nor more than any bound.
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 def endpoint_option(default: str | None) -> Callable[[Command], Command]:
@@ -144,7 +173,7 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "timeout_s",
         default=5.0,
         show_default=True,
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(above=True),
         metavar="SECONDS",
         help="How long to wait for the coordinator.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,9 @@ from quorate.wire.messages import (
 
 __all__ = ["close", "drain", "evict", "hold", "parse_duration", "release", "scale"]
 
+# Three years: what is longer is a mistake of units.
+DURATION_MAX_S = 1e8
+
 UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -51,11 +55,13 @@ def parse_duration(text: str) -> float:
         RendezvousSettingsError: It is none.
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
-    if match is None:
+    seconds = float(match[1]) * UNITS_S[match[2]] if match is not None else math.inf
+    if seconds > DURATION_MAX_S:
         raise RendezvousSettingsError(
-            f"'{text}' is not a duration: write a number and its unit, as in 90s, 10m or 2h."
+            f"'{text}' is not a duration, or longer than three years: write a number and its unit, "
+            f"as in 90s, 10m or 2h."
         )
-    return float(match[1]) * UNITS_S[match[2]]
+    return seconds
 
 
 @_command
@@ -147,7 +153,7 @@ def scale(connection: Connection, as_json: bool, run_id: str, nodes: str) -> Non
 def _parse_size(text: str) -> int | None:
     if text == "max":
         return None
-    if not (text.isascii() and text.isdigit()):
+    if not re.fullmatch("[0-9]{1,10}", text):
         raise RendezvousSettingsError(f"'{text}' is not a number of nodes: write one, or max.")
     return int(text)
 

@@ -16,6 +16,7 @@ import click
 from quorate.api import RendezvousHandler, RendezvousParameters
 from quorate.cli.common import (
     CONTEXT_SETTINGS,
+    Seconds,
     events_option,
     send_events,
     set_up_logging,
@@ -165,7 +166,7 @@ def parse_workers(text: str) -> int:
     default=0.1,
     show_default=True,
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(above=True),
     help="How often the rendezvous is asked for changes.",
 )
 @click.option(
@@ -173,7 +174,7 @@ def parse_workers(text: str) -> int:
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     help="How long workers have between SIGTERM and SIGKILL.",
 )
 @click.option(
@@ -211,7 +212,7 @@ def parse_workers(text: str) -> int:
 @click.option(
     "--health-check-timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(above=True),
     help=f"How long the health check may take. Default: {HEALTH_TIMEOUT_S:g}.",
 )
 @click.option("-m", "--module", is_flag=True, help="The program is a Python module.")

@@ -15,6 +15,7 @@ from quorate.backends.journal import Journal
 from quorate.cli.common import (
     CONTEXT_SETTINGS,
     DEFAULT_PORT,
+    Seconds,
     events_option,
     send_events,
     set_up_logging,
@@ -95,7 +96,7 @@ ETCD_TIMEOUT_S = "5"
 @click.option(
     "--idle-exit",
     "idle_exit_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(above=True),
     metavar="SECONDS",
     help="End after nobody was connected for so long. Default: never.",
 )
@@ -104,7 +105,7 @@ ETCD_TIMEOUT_S = "5"
     "closed_kept_s",
     default=CLOSED_KEPT_S,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     metavar="SECONDS",
     help="How long a closed run is remembered after its last agent has gone: latecomers are told "
     "how it ended, and cannot begin it anew.",

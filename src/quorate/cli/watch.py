@@ -12,7 +12,13 @@ from typing import Any, TextIO
 import click
 import msgspec
 
-from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options, json_option
+from quorate.cli.common import (
+    CONTEXT_SETTINGS,
+    Connection,
+    Seconds,
+    connection_options,
+    json_option,
+)
 from quorate.cli.inquiry import operator_client
 from quorate.cli.status import describe, read_status, require_known
 from quorate.coordinator.agent.answers import answered
@@ -40,7 +46,7 @@ HOME, END_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
     "interval_s",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(min=0.1),
+    type=Seconds(0.1),
     metavar="SECONDS",
     help="How often to look.",
 )
