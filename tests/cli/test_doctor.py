@@ -69,6 +69,20 @@ def test_a_port_where_nobody_listens(free_port: Callable[[], int]) -> None:
     assert "FAIL  coordinator" in examined.output
 
 
+def test_one_endpoint_of_several_is_enough(
+    coordinator: ThreadedCoordinator, free_port: Callable[[], int]
+) -> None:
+    others = f"{LOOPBACK}:{free_port()},no-such-host.invalid:29400"
+    examined = doctor(f"{others},{coordinator.endpoint}")
+    assert examined.exit_code == 0, examined.output
+    assert "nobody listens there" in examined.output
+    assert "cannot be resolved" in examined.output
+    assert "FAIL" not in examined.output
+    nobody = doctor(others, "--timeout", "0.2")
+    assert nobody.exit_code == 1
+    assert nobody.output.count("FAIL") == 3
+
+
 def test_one_that_takes_connections_and_does_not_answer() -> None:
     """A coordinator that is frozen, or another program."""
     with socket.create_server((LOOPBACK, 0)) as silent:

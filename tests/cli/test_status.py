@@ -153,7 +153,7 @@ def test_what_is_waited_for_and_who_is_gone_is_shown() -> None:
         ],
     }
     shown = describe({"coordinator": "c:1", "connections": 2, "runs": [run]})
-    assert shown[0] == "coordinator c:1, 0 agent(s) connected"
+    assert shown[0] == "coordinator c (process 1), 0 agent(s) connected"
     assert [" ".join(line.split()) for line in shown[2:]] == [
         "run job: round 3 regrouping, 2 to 4 nodes in units of 2 (2 are wanted), epoch e",
         "held: for a look",

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from quorate.cli.common import CONTEXT_SETTINGS, Connection, connection_options, json_option
-from quorate.cli.status import fetch_status
+from quorate.cli.status import fetch_status, in_words
 from quorate.clock import Clock, SystemClock
 from quorate.core.settings import PROTOCOL_VERSION
 from quorate.errors import RendezvousConnectionError, RendezvousError
@@ -79,8 +79,12 @@ def examine(connection: Connection, clock: Clock | None = None) -> Iterator[Find
         connection: How to reach the coordinator.
         clock: The time of this machine.
     """
-    for endpoint in connection.endpoints:
-        yield from _examine_way(endpoint)
+    findings = [finding for way in connection.endpoints for finding in _examine_way(way)]
+    answered = any((finding.level, finding.check) == (OK, "port") for finding in findings)
+    for finding in findings:
+        # One endpoint of several is enough for agents, which try them in turn.
+        is_harmless = answered and finding.level == FAIL
+        yield finding._replace(level=WARN) if is_harmless else finding
     yield from _examine_coordinator(connection, clock or SystemClock())
     yield files_finding(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     yield Finding(OK, "release", f"quorate {release()}, protocol {PROTOCOL_VERSION}")
@@ -126,12 +130,10 @@ def _examine_way(endpoint: Endpoint) -> Iterator[Finding]:
     listed = ", ".join(address.addr for address in addresses)
     yield Finding(OK, "name", f"{endpoint.host} is {listed}")
     tried = [(address, _try(address)) for address in addresses]
-    answered = any(isinstance(result, str) for _, result in tried)
     for address, result in tried:
         where = Endpoint(address.addr, endpoint.port)
         if isinstance(result, OSError):
-            # One of several addresses is enough for agents, which try them in turn.
-            yield Finding(WARN if answered else FAIL, "port", f"{where}: {_told(result)}")
+            yield Finding(FAIL, "port", f"{where}: {_told(result)}")
         else:
             yield Finding(OK, "port", f"{where} takes connections")
     local = next((result for _, result in tried if isinstance(result, str)), None)
@@ -180,7 +182,7 @@ def _examine_coordinator(connection: Connection, clock: Clock) -> Iterator[Findi
         yield Finding(FAIL, "coordinator", str(error))
         return
     runs = len(status["runs"])
-    who = f"{status['coordinator']} answers, protocol {status['protocol']}, {runs} run(s)"
+    who = f"{in_words(status['coordinator'])} answers, protocol {status['protocol']}, {runs} run(s)"
     yield Finding(OK, "coordinator", who)
     told = datetime.fromisoformat(status["time"])
     yield clock_finding(clock.now().astimezone(UTC), told)

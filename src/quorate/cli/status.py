@@ -14,7 +14,7 @@ from quorate.errors import RendezvousError
 from quorate.printable import printable
 from quorate.wire.messages import Report, Status
 
-__all__ = ["command", "describe", "fetch_status", "read_status", "require_known"]
+__all__ = ["command", "describe", "fetch_status", "in_words", "read_status", "require_known"]
 
 
 @click.command("status", context_settings=CONTEXT_SETTINGS)
@@ -74,12 +74,18 @@ def require_known(status: dict[str, Any], run_id: str, connection: Connection) -
 def describe(status: dict[str, Any]) -> list[str]:
     """Return the status for people, in lines."""
     agents = sum(node["connected"] for run in status["runs"] for node in run["nodes"])
-    lines = [f"coordinator {status['coordinator']}, {agents} agent(s) connected"]
+    lines = [f"coordinator {in_words(status['coordinator'])}, {agents} agent(s) connected"]
     for run in status["runs"]:
         lines += ["", *_describe_run(run)]
     if not status["runs"]:
         lines.append("no runs")
     return [printable(line) for line in lines]
+
+
+def in_words(coordinator: str) -> str:
+    """Return the name of a coordinator, `HOST:PID`, so that nobody takes it for an endpoint."""
+    host, _, process = coordinator.rpartition(":")
+    return f"{host} (process {process})"
 
 
 def _describe_run(run: dict[str, Any]) -> list[str]:
