@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +48,45 @@ def test_a_claim_that_is_not_kept_is_named(copy: Path) -> None:
     printed = claims(copy)
     assert printed.returncode == 1
     assert "not kept: the same: agents that were told of a change" in printed.stderr
+
+
+def test_documents_of_different_machines_are_not_compared(copy: Path) -> None:
+    document = copy / "etcd.json"
+    document.write_text(document.read_text().replace('"cores": 2', '"cores": 64'))
+    printed = claims(copy)
+    assert printed.returncode == 1
+    assert "etcd were not measured on one machine" in printed.stderr
+
+
+def test_a_document_that_is_missing_is_named(copy: Path) -> None:
+    (copy / "peers.json").unlink()
+    printed = claims(copy)
+    assert printed.returncode == 1
+    assert "There is no" in printed.stderr
+    assert "peers.json, for it was left out: measure again." in printed.stderr
+
+
+def test_what_is_left_out_keeps_no_figures_of_another_machine(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SourceFileLoader("bench_run", str(BENCH / "run"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bench_run", run))
+    run.exec_module(module)
+
+    def measure(part: Any, small: bool, folder: Path, deadline_s: float) -> None:
+        if part.name != "store":
+            assert not (folder / f"{part.name}.json").exists()
+            (folder / f"{part.name}.json").write_bytes((RESULTS / f"{part.name}.json").read_bytes())
+
+    monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr(module, "installed", lambda package: package != "torchft")
+    monkeypatch.setattr(sys, "argv", ["run", str(copy)])
+    (copy / "lighthouse.svg").touch()
+    module.main()
+    left = {path.stem for path in RESULTS.glob("*.json")} - {"store", "lighthouse"}
+    assert {path.stem for path in copy.glob("*.json")} >= left - {"etcd"}
+    for name in ("store", "lighthouse"):
+        assert not list(copy.glob(f"{name}.*"))
 
 
 def test_tables_and_plots_are_made_of_the_documents(copy: Path) -> None:
