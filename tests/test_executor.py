@@ -437,7 +437,7 @@ def test_r16_a_wait_is_logged_as_news(cluster: Cluster, caplog: pytest.LogCaptur
     with pytest.raises(RendezvousTimeoutError):
         cluster.run(A, RendezvousJoinOp(), 25.0)
     (line,) = [record.message for record in caplog.records]
-    assert line == "waiting for 1 more node (1 of 2), since 0 s; gives up in 25 s (run run)"
+    assert line == "waiting for 1 more node (1 of 2), since 0 s; gives up in 25 s"
 
 
 def test_a_wait_does_not_hold_up_other_threads() -> None:

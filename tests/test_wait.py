@@ -48,6 +48,10 @@ class Log:
             self.reporter.report(wait)
         return [record.message for record in self._caplog.records]
 
+    def runs(self) -> list[str]:
+        """Return the run that each line is about."""
+        return [record.run for record in self._caplog.records]  # type: ignore[attr-defined]
+
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Log:
@@ -56,7 +60,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
 
 def test_a_log_has_one_line_while_nothing_changes(log: Log) -> None:
     lines = log.lines(WAIT, *[Wait("min_nodes", WAIT.reason, since) for since in range(100)])
-    assert lines == [f"{WAIT} (run job)"]
+    assert lines == [str(WAIT)]
+    assert log.runs() == ["job"]
 
 
 def test_another_kind_is_logged_at_once(log: Log) -> None:

@@ -80,9 +80,9 @@ class WaitLog:
     """Logs a line when something has changed.
 
     Args:
-        run_id: The run, named in each line.
+        run_id: The run, a field of each line.
         clock: Measures how long ago the last line was.
-        about: Returns what a line is about, for the logger's `extra`.
+        about: Returns what else a line is about, for the logger's `extra`.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class WaitLog:
         is_due = now_s - self._told_s >= EXPLAIN_EVERY_S
         if wait.kind != self._kind or (wait.subject != self._subject and is_due):
             self._kind, self._subject, self._told_s = wait.kind, wait.subject, now_s
-            logger.info("%s (run %s)", wait, self._run_id, extra=self._about())
+            logger.info("%s", wait, extra={"run": self._run_id, **self._about()})
 
     def done(self) -> None:
         """Begin anew with the next wait."""

@@ -8,6 +8,7 @@ import msgspec
 from click.testing import CliRunner
 
 from quorate.cli.history import command, describe
+from quorate.coordinator.runs.history import EVENTS_KEPT, REPORT_BYTES_MAX, ROUNDS_KEPT
 from quorate.errors import RendezvousError
 from tests.served import ThreadedCoordinator, make_handler
 
@@ -54,6 +55,13 @@ def test_long_lists_are_cut_for_people() -> None:
         "  gone: m0 (lost: it was silent for 15 s)",
         "  ended 2020-01-01 00:01:06 after 61 s: n1 came back to regroup",
     ]
+
+
+def test_help_says_how_much_is_kept() -> None:
+    shown = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    assert f"last {ROUNDS_KEPT} rounds" in shown
+    assert f"larger than {REPORT_BYTES_MAX // 2**20} MiB" in shown
+    assert f"last {EVENTS_KEPT} events" in shown
 
 
 def test_a_run_without_rounds() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,13 @@ def test_help_lists_every_command(
     for name, what in COMMANDS.items():
         assert name in listed
         assert what in " ".join(listed.split())
+
+
+def test_help_has_the_code_of_an_error_that_has_none_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_main(monkeypatch, "--help")
+    assert re.search(r"^ +70 +another error$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_every_command_is_where_its_name_says() -> None:

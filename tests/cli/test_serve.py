@@ -152,7 +152,9 @@ def test_a_taken_port_is_told(serve: Serve) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         served = serve(Endpoint(LOOPBACK, port))
-        assert f"Another program has port {port}" in expect_refusal(served, 73)
+        refused = expect_refusal(served, 73)
+        assert f"Another program has port {port}" in refused
+        assert "agents can use it" in refused
     assert served.output.count("\n") == 1
 
 
@@ -276,7 +278,17 @@ def test_http_on_a_port_that_is_taken_is_explained(
         port = taken.getsockname()[1]
         served = serve(Endpoint(LOOPBACK, free_port()), "--http", f"{LOOPBACK}:{port}")
         assert served.process.wait(LATE_S) != 0
-    assert f"Another program has port {port}" in served.output
+    assert f"Another program has port {port} of this machine. Choose another one for --http." in (
+        served.output
+    )
+
+
+@pytest.mark.parametrize("address", ["99999", "no host:1", "localhost:x"])
+def test_a_page_where_nothing_can_be_is_refused(address: str) -> None:
+    asked = ["--endpoint", f"{LOOPBACK}:0", "--memory", "--http", address]
+    result = CliRunner().invoke(command, asked)
+    assert isinstance(result.exception, RendezvousSettingsError)
+    assert f"--http '{address}' is not understood" in str(result.exception)
 
 
 def test_http_without_the_extra_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

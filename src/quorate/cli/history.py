@@ -26,7 +26,8 @@ NAMED_MAX = 5
 def command(connection: Connection, as_json: bool, events: bool, run_id: str) -> None:
     """Show the rounds of RUN: when each was, who came, who was lost, why it was complete and ended.
 
-    Rounds are kept as long as the run; events, since the coordinator was started.
+    The last 256 rounds are kept as long as the run, fewer if they are larger than 8 MiB; the last
+    512 events, since the coordinator was started.
     """
     data = inquire(connection, lambda id: History(id, run_id), Report).text()
     if as_json:

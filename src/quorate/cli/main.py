@@ -83,6 +83,7 @@ def _error_codes() -> list[tuple[str, str]]:
     """Return the exit code of each kind of error, with the first line of its description."""
     kinds = [getattr(errors, name) for name in errors.__all__ if name.startswith("Rendezvous")]
     codes = {kind.exit_code: _first_sentence(kind.__doc__) for kind in reversed(kinds)}
+    codes[RendezvousError.exit_code] = "another error"
     return [(str(code), meaning) for code, meaning in sorted(codes.items()) if code]
 
 

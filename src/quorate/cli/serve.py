@@ -169,14 +169,16 @@ def command(
     """
     set_up_logging(log_level)
     send_events(events)
-    if http is not None:
-        _require_page()
+    page = None if http is None else _page_endpoint(http)
     keys = _keys(token_file, operator_token_file)
     tls_files = TlsFiles(tls_client_ca, tls_cert, tls_key)
     tls = _tls(tls_files)
     listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     if not listeners:
-        listeners = _listen(parse_rendezvous_endpoint(endpoint, DEFAULT_PORT))
+        listeners = _listen(
+            parse_rendezvous_endpoint(endpoint, DEFAULT_PORT),
+            "If it is a coordinator, agents can use it; else choose another port.",
+        )
     port = listeners[0].getsockname()[1]
     addresses = ", ".join(str(Endpoint(*s.getsockname()[:2])) for s in listeners)
     ledger: Ledger | None = None
@@ -199,7 +201,7 @@ def command(
             )
     if keys.token is None and not tls_client_ca:
         _warn_if_open(listeners)
-    companions = {} if http is None else {"companion": _page(http, keys, _tls(tls_files))}
+    companions = {} if page is None else {"companion": _page(page, keys, _tls(tls_files))}
     serve(listeners, ledger, idle_exit_s, seat, closed_kept_s, keys, tls, **companions)
 
 
@@ -220,27 +222,37 @@ def _keys(token_file: str | None, operator_token_file: str | None) -> Keys:
     return Keys(token, Token.from_file(operator_token_file))
 
 
-def _require_page() -> None:
+def _page_endpoint(address: str) -> Endpoint:
+    """Return where the status page is to be.
+
+    Raises:
+        RendezvousSettingsError: The address means nothing, or what the page needs is missing.
+    """
     missing = [name for name in PAGE_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise RendezvousSettingsError(
             f"--http needs {' and '.join(missing)}: pip install 'quorate[server]'."
         )
+    try:
+        return parse_rendezvous_endpoint(
+            f"localhost:{address}" if address.isdigit() else address, 0
+        )
+    except RendezvousSettingsError as error:
+        raise RendezvousSettingsError(
+            f"--http '{address}' is not understood: write [HOST:]PORT, with a port from 0 to 65535."
+        ) from error
 
 
-def _page(address: str, keys: Keys, tls: TlsContexts | None) -> Companion:
+def _page(endpoint: Endpoint, keys: Keys, tls: TlsContexts | None) -> Companion:
     """Return the status page, listening.
 
     Raises:
-        RendezvousSettingsError: The address means nothing.
         RendezvousConnectionError: Another program has the port.
     """
     from quorate.page.access import Access
     from quorate.page.app import page_on
 
-    named = f"localhost:{address}" if address.isdigit() else address
-    endpoint = parse_rendezvous_endpoint(named, 0)
-    listeners = _listen(endpoint)
+    listeners = _listen(endpoint, "Choose another one for --http.")
     port = listeners[0].getsockname()[1]
     scheme = "https" if tls is not None else "http"
     logger.info("status page at %s://%s/", scheme, Endpoint(endpoint.host, port))
@@ -290,12 +302,11 @@ def etcd_backend(url: str, configuration: str) -> tuple[EtcdClient, str]:
     return client, f"/{prefix.strip('/') or DEFAULT_PREFIX}"
 
 
-def _listen(endpoint: Endpoint) -> list[socket.socket]:
+def _listen(endpoint: Endpoint, advice: str) -> list[socket.socket]:
     listeners = bind_all(listening_addresses(endpoint), endpoint.port)
     if listeners is None:
         raise RendezvousConnectionError(
-            f"Another program has port {endpoint.port} of this machine. If it is a coordinator, "
-            f"agents can use it; else choose another port."
+            f"Another program has port {endpoint.port} of this machine. {advice}"
         )
     return listeners
 
