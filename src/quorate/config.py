@@ -218,8 +218,8 @@ KEYS: tuple[ConfigurationKey, ...] = (
         TEXT,
         "`$QUORATE_TOKEN_FILE`, or the secret in `$QUORATE_TOKEN`",
         COORDINATED,
-        "The file of the secret that this node and the coordinator must both know, see "
-        "`docs/security.md`. A coordinator that this node starts asks for it.",
+        "The file of the secret that this node and the coordinator must both know. A coordinator "
+        "that this node starts asks for it.",
     ),
     ConfigurationKey(
         "tls",
@@ -372,7 +372,7 @@ def check_keys(config: Iterable[str], backend: str) -> None:
         if name not in known:
             raise RendezvousSettingsError(
                 f"The configuration option '{name}' is unknown to the rendezvous backend "
-                f"'{backend}'{_hint(name, known)}. docs/configuration.md lists all of them."
+                f"'{backend}'{_hint(name, known)}. `python -m quorate.config` lists all of them."
             )
 
 

@@ -291,6 +291,13 @@ def test_a_page_where_nothing_can_be_is_refused(address: str) -> None:
     assert f"--http '{address}' is not understood" in str(result.exception)
 
 
+def test_runs_are_kept_in_one_place() -> None:
+    asked = ["--endpoint", f"{LOOPBACK}:0", "--memory", "--backend", "etcd://localhost:2379"]
+    result = CliRunner().invoke(command, asked)
+    assert isinstance(result.exception, RendezvousSettingsError)
+    assert "give one of the two" in str(result.exception)
+
+
 def test_http_without_the_extra_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = CliRunner().invoke(command, ["--endpoint", f"{LOOPBACK}:0", "--memory", "--http", "0"])

@@ -148,7 +148,7 @@ def parse_workers(text: str) -> int:
     "configuration",
     default="",
     metavar="KEY=VALUE,...",
-    help="Further settings, see docs/configuration.md.",
+    help="Further settings; `python -m quorate.config` lists them.",
 )
 @click.option(
     "--standalone", is_flag=True, help="A job of this machine alone, with a coordinator of its own."

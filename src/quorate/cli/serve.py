@@ -167,6 +167,10 @@ def command(
     Agents find it with --rdzv-endpoint. With a journal, a coordinator that was killed and is
     started again on the same port goes on where it was: no worker is restarted.
     """
+    if backend is not None and memory:
+        raise RendezvousSettingsError(
+            "--backend keeps the runs in etcd, and --memory nowhere: give one of the two."
+        )
     set_up_logging(log_level)
     send_events(events)
     page = None if http is None else _page_endpoint(http)
