@@ -223,6 +223,9 @@ def test_an_error_that_ends_the_node_stops_its_workers(
         (RendezvousClosedError("closed", "succeeded: all"), 71, "succeeded: all; nothing was st"),
         (RendezvousClosedError("closed", "failed: rank 3"), 71, "is closed: failed: rank 3"),
         (RendezvousGracefulExitError("a spare"), 0, "not needed: a spare"),
+        (RendezvousGracefulExitError("a\nb"), 0, r"not needed: a\nb"),
+        (RendezvousClosedError("closed", "\x1b[2J\n"), 71, r"is closed: \x1b[2J\n; nothing"),
+        (RendezvousTimeoutError("\x1b[H is missing"), 72, r": \x1b[H is missing"),
         (RendezvousTimeoutError("2 nodes missing"), 72, "2 nodes missing"),
     ],
 )

@@ -46,6 +46,7 @@ from quorate.launch.output import PATIENCE_S, WorkerOutput, is_taking
 from quorate.launch.spec import WorkerSpec, place_of, worker_environment, worker_log
 from quorate.launch.wards import Wards
 from quorate.launch.workers import WorkerFailure, WorkerGroup, WorkerState, WorkerStatus
+from quorate.printable import printable
 
 __all__ = ["FAILED", "SUCCEEDED", "Agent"]
 
@@ -160,7 +161,9 @@ class Agent:
         if status is None:
             why = self._handler.reason_to_regroup
             because = f" ({why})" if why else ""
-            self._say(f"round {place.round}: the world changes{because}, stopping the workers")
+            self._say(
+                printable(f"round {place.round}: the world changes{because}, stopping the workers")
+            )
             self._stop_workers()
             return None
         if status.failure is not None:
@@ -330,16 +333,17 @@ class Agent:
         """Say why the run ends for this node. A worker's failure before it is the better reason."""
         self._stop_workers()
         if isinstance(error, RendezvousGracefulExitError):
-            self._say(f"not needed: {error}")
+            self._say(printable(f"not needed: {error}"))
             return 0
         if isinstance(error, RendezvousClosedError):
             started = self._group is not None
             hint = "" if started else "; nothing was started here: give a new job a new --rdzv-id"
-            self._say(f"the run {self._spec.run_id!r} is closed: {error.reason or error}{hint}")
+            reason = printable(error.reason or str(error))
+            self._say(f"the run {self._spec.run_id!r} is closed: {reason}{hint}")
             if started and self._failure is None and error.reason.startswith(SUCCEEDED):
                 return 0
         else:
-            self._say(str(error))
+            self._say(printable(str(error)))
         if self._failure is not None:
             self._say(f"this node had failed before: {self._failure}")
             return self._failure.exit_code
