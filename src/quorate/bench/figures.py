@@ -58,6 +58,13 @@ class Measure(NamedTuple):
     unit: str
 
 
+# What the processes have used of the machine.
+USAGE = (
+    Measure("server_cpu_s", "server CPU", "s"),
+    Measure("load_cpu_s", "load CPU", "s"),
+    Measure("core_wait_s", "wait for a core", "s"),
+)
+
 # What the backend has stored meanwhile; each backend has one of them at most.
 STORED = (
     Measure("journal_bytes", "journal", "B"),
@@ -96,9 +103,7 @@ def _ledger(step: str, title: str) -> tuple[Measure, ...]:
 MEASURES: Mapping[str, tuple[Measure, ...]] = {
     "join": (
         Measure("seconds", "until all have joined", "s"),
-        Measure("server_cpu_s", "server CPU", "s"),
-        Measure("load_cpu_s", "load CPU", "s"),
-        Measure("core_wait_s", "wait for a core", "s"),
+        *USAGE,
         Measure("sent_bytes_per_agent", "sent", "B/agent"),
         Measure("received_bytes_per_agent", "received", "B/agent"),
         *STORED,
@@ -110,9 +115,7 @@ MEASURES: Mapping[str, tuple[Measure, ...]] = {
         Measure("world_per_join", "new world / first join", ""),
         Measure("told_s", "killed to told", "s"),
         Measure("told_median_s", "the same, median agent", "s"),
-        Measure("server_cpu_s", "server CPU", "s"),
-        Measure("load_cpu_s", "load CPU", "s"),
-        Measure("core_wait_s", "wait for a core", "s"),
+        *USAGE,
         *STORED,
     ),
     "steady": (
@@ -134,9 +137,7 @@ MEASURES: Mapping[str, tuple[Measure, ...]] = {
     "reattach": (
         Measure("seconds", "killed to all attached", "s"),
         Measure("first_s", "killed to first attached", "s"),
-        Measure("server_cpu_s", "server CPU", "s"),
-        Measure("load_cpu_s", "load CPU", "s"),
-        Measure("core_wait_s", "wait for a core", "s"),
+        *USAGE,
         Measure("changed", "agents told of a change", ""),
     ),
     "simulate": (
