@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from quorate.api import RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
-from quorate.errors import RendezvousSettingsError, RendezvousTimeoutError
+from quorate.errors import (
+    RendezvousProtocolError,
+    RendezvousSettingsError,
+    RendezvousTimeoutError,
+)
 from quorate.identity import Endpoint
 from quorate.static import StaticRendezvous, create_handler
 from quorate.stores.memory import MemoryStore
@@ -52,6 +56,30 @@ def test_every_node_gets_the_rank_that_it_was_given() -> None:
     infos[0].store.set("key", b"value")
     assert infos[1].store.get("key", 1) == b"value"
     assert opener.store.get("run/key", 1) == b"value"
+
+
+def test_nodes_may_run_different_numbers_of_workers() -> None:
+    opener = Opener()
+    handlers = [
+        StaticRendezvous(ENDPOINT, rank, 3, "run", 30, slots=slots, open_store=opener)
+        for rank, slots in enumerate((1, 3, 2))
+    ]
+    with ThreadPoolExecutor(3) as pool:
+        places = [info.place for info in pool.map(StaticRendezvous.next_rendezvous, handlers)]
+    assert [(place.first_worker, place.workers) for place in places if place is not None] == [
+        (0, 6),
+        (1, 6),
+        (4, 6),
+    ]
+
+
+@pytest.mark.parametrize("value", [b"here", b"7", b"0 1", b"-1 1", b"9" * 11 + b" 1", b""])
+def test_a_word_of_another_release_is_refused(value: bytes) -> None:
+    opener = Opener()
+    opener.store.set("quorate.static.run/0/1", value)
+    handler = StaticRendezvous(ENDPOINT, 0, 2, "run", 30, open_store=opener)
+    with pytest.raises(RendezvousProtocolError, match="rank 1: see whether all nodes run the same"):
+        handler.next_rendezvous()
 
 
 def test_it_is_there_at_once_when_it_comes_back() -> None:
@@ -114,9 +142,14 @@ def test_what_is_none_was_not_given() -> None:
 @pytest.mark.torch
 def test_over_a_store_of_torch(free_port: Callable[[], int]) -> None:
     port = free_port()
-    handlers = [create_handler(params(f"127.0.0.1:{port}", rank=r, timeout=20)) for r in (0, 1)]
+    handlers = [
+        create_handler(params(f"127.0.0.1:{port}", rank=rank, slots=slots, timeout=20))
+        for rank, slots in ((0, 1), (1, 3))
+    ]
     with ThreadPoolExecutor(2) as pool:
         infos = list(pool.map(StaticRendezvous.next_rendezvous, handlers))
+    assert infos[1].place is not None
+    assert (infos[1].place.first_worker, infos[1].place.workers) == (1, 4)
     infos[1].store.set("key", "value")
     assert infos[0].store.get("key") == b"value"
     for handler in reversed(handlers):

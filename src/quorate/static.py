@@ -7,6 +7,7 @@ worker cannot enter a group that others are in already.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,11 @@ from quorate.backends.bounded import BoundedCaller
 from quorate.clock import Clock, SystemClock
 from quorate.config import check_keys
 from quorate.core.state import Place
-from quorate.errors import RendezvousSettingsError, RendezvousTimeoutError
+from quorate.errors import (
+    RendezvousProtocolError,
+    RendezvousSettingsError,
+    RendezvousTimeoutError,
+)
 from quorate.identity import Endpoint, parse_rendezvous_endpoint
 from quorate.stores.foreign import prefixed, translating_foreign
 from quorate.tracing import rendezvous_span
@@ -53,7 +58,8 @@ class StaticRendezvous(RendezvousHandler):
 
     Rank 0 serves a TCPStore at the endpoint, and the workers of the first round use it too. What
     they leave there would mislead the workers of a later round, for whom rank 0 serves a new one
-    at a free port.
+    at a free port. Each node says there how many workers it runs, so that nodes may run different
+    numbers of them.
 
     Args:
         endpoint: The address and port of rank 0.
@@ -61,7 +67,7 @@ class StaticRendezvous(RendezvousHandler):
         world_size: The number of nodes.
         run_id: The id of the run.
         timeout_s: How long to wait for the others, in seconds.
-        slots: The number of workers of each node.
+        slots: The number of workers of this node.
         open_store: Serves or reaches the store, given the endpoint, whether to serve, and the
             time that it may take; a TCPStore of torch's if `None`.
         serve_store: Serves a store for the workers of a later round, and returns it; its `port` is
@@ -115,6 +121,7 @@ class StaticRendezvous(RendezvousHandler):
         Raises:
             RendezvousTimeoutError: Some ranks did not come; the message names them.
             RendezvousConnectionError: The store at the endpoint could not be served or reached.
+            RendezvousProtocolError: The store holds something else for a node.
         """
         with rendezvous_span(self._run_id, self.get_backend()) as span:
             info = self._meet()
@@ -128,12 +135,13 @@ class StaticRendezvous(RendezvousHandler):
             self._caller = BoundedCaller(f"The store at {self._endpoint}")
         with translating_foreign(self._store, f"Meeting the other nodes at {self._endpoint}"):
             self._round = self._next_round()
-            port = self._port_to_announce()
+            word = f"{self._slots} {self._port_to_announce()}"
             self._store.set(self._key(self._round), b"begun")
-            self._store.set(self._key(self._round, self._rank), str(port).encode())
+            self._store.set(self._key(self._round, self._rank), word.encode())
             self._await_others(deadline)
-            port = self._announced_port()
-        host = self._endpoint.host
+            words = [self._word_of(rank) for rank in range(self._world_size)]
+        slots, ports = zip(*words, strict=True)
+        host, port = self._endpoint.host, ports[0]
         place = Place(
             epoch=EPOCH,
             round=self._round,
@@ -142,8 +150,8 @@ class StaticRendezvous(RendezvousHandler):
             digest="",
             leader_addr=host,
             leader_port=port,
-            first_worker=self._rank * self._slots,
-            workers=self._world_size * self._slots,
+            first_worker=sum(slots[: self._rank]),
+            workers=sum(slots),
         )
         info = RendezvousStoreInfo(host, port)
         store = prefixed(self._run_id, self._store)
@@ -166,13 +174,6 @@ class StaticRendezvous(RendezvousHandler):
             return self._endpoint.port
         port: int = (self._workers_store or self._store).port
         return port
-
-    def _announced_port(self) -> int:
-        announced = self._key(self._round, 0)
-        if not self._store.check([announced]):
-            # Rank 0 has finished: nobody meets at its store any more.
-            return self._endpoint.port
-        return int(self._store.get(announced))
 
     def is_closed(self) -> bool:
         """Return False: fixed ranks have no state that could be closed."""
@@ -203,7 +204,9 @@ class StaticRendezvous(RendezvousHandler):
             return
         self._has_finished = True
         with translating_foreign(self._store, f"Telling the other nodes at {self._endpoint}"):
-            self._store.set(self._key(FINISHED, self._rank), b"finished")
+            # Nobody meets at the store of one that has finished any more.
+            word = f"{self._slots} {self._endpoint.port}"
+            self._store.set(self._key(FINISHED, self._rank), word.encode())
 
     def leave(self, reason: str = "") -> None:
         """Do nothing: nobody waits for a node that was there once."""
@@ -219,8 +222,22 @@ class StaticRendezvous(RendezvousHandler):
         return "/".join([f"quorate.static.{self._run_id}", *map(str, parts)])
 
     def _is_there(self, rank: int) -> bool:
-        keys = (self._key(self._round, rank), self._key(FINISHED, rank))
-        return any(self._store.check([key]) for key in keys)
+        return any(self._store.check([key]) for key in self._keys_of(rank))
+
+    def _keys_of(self, rank: int) -> tuple[str, str]:
+        return self._key(self._round, rank), self._key(FINISHED, rank)
+
+    def _word_of(self, rank: int) -> tuple[int, int]:
+        """Return how many workers a node runs that is there, and the port that it names."""
+        key = next(key for key in self._keys_of(rank) if self._store.check([key]))
+        value = bytes(self._store.get(key))
+        word = re.fullmatch(rb"([1-9][0-9]{0,9}) ([0-9]{1,5})", value)
+        if word is None:
+            raise RendezvousProtocolError(
+                f"The store at {self._endpoint} has {value[:40]!r} as the word of the node with "
+                f"rank {rank}: see whether all nodes run the same release of quorate."
+            )
+        return int(word[1]), int(word[2])
 
     def _await_others(self, deadline: float) -> None:
         missing = list(range(self._world_size))
