@@ -13,6 +13,7 @@ import pytest
 
 from quorate.errors import (
     RendezvousConnectionError,
+    RendezvousSettingsError,
     RendezvousTimeoutError,
 )
 from quorate.etcd import server as server_module
@@ -37,6 +38,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which temporary directories are made."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
+
+
+def use_etcd(monkeypatch: pytest.MonkeyPatch, path: Path, script: str) -> None:
+    """Let a script stand for etcd."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+    monkeypatch.setenv(BINARY_VARIABLE, str(path))
 
 
 def test_it_serves_and_leaves_nothing(temporary: Path) -> None:
@@ -102,22 +110,30 @@ def test_ports_that_others_have_are_not_insisted_on(
             assert server.get_port() != other.get_port()
 
 
-def test_one_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "local").write_text("in the way")
+def test_one_that_ends_at_once_is_told_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_etcd(monkeypatch, tmp_path / "hasty", "echo no room >&2; exit 1")
     server = EtcdServer(str(tmp_path / "data"))
-    with pytest.raises(RendezvousConnectionError, match=r"before it served.*not a directory"):
+    with pytest.raises(RendezvousConnectionError, match=r"before it served.*no room"):
         server.start(num_retries=1)
     assert not (tmp_path / "data").exists()
+
+
+def test_what_is_somebodys_is_refused_and_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "data" / "kept"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    for given in (kept, kept.parent):
+        with pytest.raises(RendezvousSettingsError, match=f"'{given}' is not an empty directory"):
+            EtcdServer(str(given)).start()
+    assert kept.read_text() == "mine"
 
 
 def test_one_that_does_not_serve_in_time_is_told(
     temporary: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lazy = tmp_path_factory.mktemp("bin") / "lazy"
-    lazy.write_text("#!/bin/sh\nexec sleep 600\n")
-    lazy.chmod(0o700)
-    monkeypatch.setenv(BINARY_VARIABLE, str(lazy))
+    use_etcd(monkeypatch, tmp_path_factory.mktemp("bin") / "lazy", "exec sleep 600")
     with pytest.raises(RendezvousTimeoutError, match=r"within 0\.2 s: give it more time"):
         EtcdServer().start(timeout=0.2, num_retries=1)
     assert not list(temporary.iterdir())

@@ -11,7 +11,11 @@ from typing import Self
 
 from quorate.api import free_port
 from quorate.clock import Clock, SystemClock
-from quorate.errors import RendezvousConnectionError, RendezvousTimeoutError
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousSettingsError,
+    RendezvousTimeoutError,
+)
 from quorate.etcd.client import EtcdClient
 from quorate.etcd.member import HOST, EtcdMember, MemberAddress
 from quorate.identity import Endpoint
@@ -34,7 +38,8 @@ class EtcdServer:
     synced to disk, and removed in the end. If this process is killed, etcd ends all the same.
 
     Args:
-        data_dir: An empty directory for the data, which is removed too; a temporary one if None.
+        data_dir: A directory for the data that is empty or not there yet, and is removed too; a
+            temporary one if None.
         arguments: Further arguments of etcd.
         clock: Gives the time.
     """
@@ -83,7 +88,7 @@ class EtcdServer:
             num_retries: How many attempts there are; another program may take a port first.
 
         Raises:
-            RendezvousSettingsError: There is no etcd that can be run.
+            RendezvousSettingsError: There is no etcd that can be run, or `data_dir` is not empty.
             RendezvousTimeoutError: It did not serve in time.
             RendezvousConnectionError: It ended.
         """
@@ -145,9 +150,23 @@ class EtcdServer:
 
 
 def temporary_directory(wards: Wards, given: str | None = None) -> Path:
-    """Return a directory that goes with the wards: the one that was given, or a new one."""
+    """Return a directory that goes with the wards: the one that was given, or a new one.
+
+    Raises:
+        RendezvousSettingsError: The one that was given holds something, which would be removed, or
+            is no directory.
+    """
     directory = Path(given or tempfile.mkdtemp(prefix="quorate-etcd-")).absolute()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(directory.iterdir())
+    except (FileExistsError, NotADirectoryError):
+        is_empty = False
+    if not is_empty:
+        raise RendezvousSettingsError(
+            f"'{directory}' is not an empty directory, and the local etcd would remove it in the "
+            f"end: name one that is empty, or not there yet."
+        )
     wards.add_directory(directory)
     return directory
 
