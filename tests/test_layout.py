@@ -186,6 +186,8 @@ FLOORS: dict[str, str] = {
         launch.output
         launch.workers
         launch.health
+        launch.error_file
+        launch.files
         launch.spec
         launch.interrupts
         launch.exit_barrier

@@ -78,7 +78,7 @@ def test_a_word_of_another_release_is_refused(value: bytes) -> None:
     opener = Opener()
     opener.store.set("quorate.static.run/0/1", value)
     handler = StaticRendezvous(ENDPOINT, 0, 2, "run", 30, open_store=opener)
-    with pytest.raises(RendezvousProtocolError, match="rank 1: see whether all nodes run the same"):
+    with pytest.raises(RendezvousProtocolError, match=r"'quorate\.static\.run/0/1': see whether"):
         handler.next_rendezvous()
 
 
@@ -86,9 +86,19 @@ def test_it_is_there_at_once_when_it_comes_back() -> None:
     opener = Opener()
     served = SimpleNamespace(port=7001)
     handler = StaticRendezvous(ENDPOINT, 0, 1, "run", open_store=opener, serve_store=lambda: served)
-    handler.next_rendezvous()
-    handler.next_rendezvous()
+    first, second = handler.next_rendezvous().place, handler.next_rendezvous().place
+    assert first is not None
+    assert second is not None
+    assert first.epoch == second.epoch
     assert len(opener.calls) == 1
+
+
+def test_two_jobs_with_the_same_id_have_different_epochs() -> None:
+    places = [
+        StaticRendezvous(ENDPOINT, 0, 1, "run", open_store=Opener()).next_rendezvous().place
+        for _ in range(2)
+    ]
+    assert len({place.epoch for place in places if place is not None}) == 2
 
 
 def test_who_is_missing_is_named() -> None:

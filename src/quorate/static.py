@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -42,9 +43,6 @@ POLL_S = 0.1
 
 # How long the look whether others meet again may keep a node from looking after its workers.
 LOOK_TIMEOUT_S = 10.0
-
-# Fixed ranks have no state that could be created anew.
-EPOCH = "static"
 
 # Where in the store a node stands that has finished.
 FINISHED = "finished"
@@ -135,15 +133,14 @@ class StaticRendezvous(RendezvousHandler):
             self._caller = BoundedCaller(f"The store at {self._endpoint}")
         with translating_foreign(self._store, f"Meeting the other nodes at {self._endpoint}"):
             self._round = self._next_round()
-            word = f"{self._slots} {self._port_to_announce()}"
-            self._store.set(self._key(self._round), b"begun")
-            self._store.set(self._key(self._round, self._rank), word.encode())
+            self._announce()
             self._await_others(deadline)
+            epoch = self._read(self._key("epoch"), rb"[0-9a-f]{8}")[0].decode()
             words = [self._word_of(rank) for rank in range(self._world_size)]
         slots, ports = zip(*words, strict=True)
         host, port = self._endpoint.host, ports[0]
         place = Place(
-            epoch=EPOCH,
+            epoch=epoch,
             round=self._round,
             rank=self._rank,
             size=self._world_size,
@@ -221,6 +218,15 @@ class StaticRendezvous(RendezvousHandler):
     def _key(self, *parts: object) -> str:
         return "/".join([f"quorate.static.{self._run_id}", *map(str, parts)])
 
+    def _announce(self) -> None:
+        """Say that this node is there, after what the others read once it is."""
+        epoch = self._key("epoch")
+        if self._rank == 0 and not self._store.check([epoch]):
+            self._store.set(epoch, secrets.token_hex(4).encode())
+        word = f"{self._slots} {self._port_to_announce()}"
+        self._store.set(self._key(self._round), b"begun")
+        self._store.set(self._key(self._round, self._rank), word.encode())
+
     def _is_there(self, rank: int) -> bool:
         return any(self._store.check([key]) for key in self._keys_of(rank))
 
@@ -230,14 +236,18 @@ class StaticRendezvous(RendezvousHandler):
     def _word_of(self, rank: int) -> tuple[int, int]:
         """Return how many workers a node runs that is there, and the port that it names."""
         key = next(key for key in self._keys_of(rank) if self._store.check([key]))
+        word = self._read(key, rb"([1-9][0-9]{0,9}) ([0-9]{1,5})")
+        return int(word[1]), int(word[2])
+
+    def _read(self, key: str, pattern: bytes) -> re.Match[bytes]:
         value = bytes(self._store.get(key))
-        word = re.fullmatch(rb"([1-9][0-9]{0,9}) ([0-9]{1,5})", value)
+        word = re.fullmatch(pattern, value)
         if word is None:
             raise RendezvousProtocolError(
-                f"The store at {self._endpoint} has {value[:40]!r} as the word of the node with "
-                f"rank {rank}: see whether all nodes run the same release of quorate."
+                f"The store at {self._endpoint} has {value[:40]!r} for '{key}': see whether all "
+                f"nodes run the same release of quorate."
             )
-        return int(word[1]), int(word[2])
+        return word
 
     def _await_others(self, deadline: float) -> None:
         missing = list(range(self._world_size))

@@ -165,7 +165,7 @@ def test_workers_of_nodes_of_different_sizes_are_numbered_through(
     for key in ("MASTER_ADDR", "MASTER_PORT", "QUORATE_EPOCH", "QUORATE_ROUND", "WORLD_SIZE"):
         assert {place[key] for place in everyone} == {first[key]}
     for place in everyone:
-        log = logs / "0" / f"{place['RANK']}.log"
+        log = logs / "job" / f"{place['QUORATE_EPOCH']}-0" / f"{place['RANK']}.log"
         assert f'"RANK": "{place["RANK"]}"' in log.read_text()
 
 

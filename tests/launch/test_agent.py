@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -39,7 +40,11 @@ class Run:
         self.handler = ScriptedHandler([])
 
     def __call__(
-        self, rounds: Sequence[RendezvousInfo | Exception], script: str, **changes: Any
+        self,
+        rounds: Sequence[RendezvousInfo | Exception],
+        script: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **changes: Any,
     ) -> int:
         self.handler._rounds = list(rounds)
         given: dict[str, Any] = {
@@ -52,7 +57,7 @@ class Run:
         spec = WorkerSpec(
             command=("sh", "-c", f'cd "{self._folder}"; {script}'),
             run_id="run",
-            environment={"PATH": os.environ["PATH"]},
+            environment={"PATH": os.environ["PATH"], **environment},
             **given,
         )
         return Agent(self.handler, spec, out=self._out, err=self._err).run()
@@ -253,9 +258,41 @@ def test_a_program_that_is_not_there_disturbs_nobody(run: Run) -> None:
 
 def test_output_is_kept_and_named(run: Run, tmp_path: Path) -> None:
     assert run([a_round(4)], "echo kept; exit 1", log_dir=tmp_path / "logs") == 1
-    log = tmp_path / "logs" / "4" / "0.log"
+    log = tmp_path / "logs" / "run" / "e-4" / "0.log"
     assert log.read_text() == "kept\n"
     assert str(log) in run.err
+
+
+RECORD = 'cd /; echo "{\\"message\\": \\"boom $RANK\\"}" >"$TORCHELASTIC_ERROR_FILE"; exit 5'
+
+
+@pytest.mark.parametrize("log_dir", [None, "logs"])
+def test_what_a_worker_has_recorded_is_said_and_handed_on(
+    run: Run, tmp_path: Path, log_dir: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own.json"
+    given = {"environment": {"TORCHELASTIC_ERROR_FILE": str(own)}}
+    script = f'[ "$RANK" = 0 ] && exec sleep 600; {RECORD}'
+    log_path = Path(log_dir) if log_dir else None
+    rounds = [a_round(0, workers=2), a_round(1, workers=2)]
+    assert run(rounds, script, workers=2, max_restarts=1, log_dir=log_path, **given) == 5
+    assert run.err.count("quorate: the error that it recorded: boom 1\n") == 1
+    assert own.read_text() == '{"message": "boom 1"}\n'
+    kept = [] if log_dir is None else [f"logs/run/e-{number}/1.error.json" for number in (0, 1)]
+    assert sorted(str(path) for path in Path().rglob("*.error.json")) == kept
+
+
+def test_an_error_that_cannot_be_handed_on_is_said(run: Run) -> None:
+    environment = {"TORCHELASTIC_ERROR_FILE": "/dev/null/none"}
+    assert run([a_round(0)], RECORD, environment=environment) == 5
+    assert "could not be copied to $TORCHELASTIC_ERROR_FILE" in run.err
+
+
+def test_the_error_of_an_earlier_failure_is_said_when_the_run_ends(run: Run) -> None:
+    rounds = [a_round(0), RendezvousClosedError("closed", "failed: rank 3")]
+    assert run(rounds, RECORD, max_restarts=1) == 5
+    assert "quorate: the error that it recorded: boom 0\n" in run.err
 
 
 def test_logs_that_cannot_be_written_fail_the_run(run: Run, tmp_path: Path) -> None:

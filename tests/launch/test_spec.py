@@ -8,13 +8,7 @@ import pytest
 from quorate.api import RendezvousInfo, RendezvousStoreInfo
 from quorate.core.state import Place
 from quorate.errors import RendezvousSettingsError
-from quorate.launch.spec import (
-    WorkerSpec,
-    loss_window_s,
-    place_of,
-    worker_environment,
-    worker_log,
-)
+from quorate.launch.spec import WorkerSpec, loss_window_s, place_of, worker_environment
 
 # The second of two nodes, the first of which runs three workers and this one two.
 PLACE = Place("e1", 4, 1, 2, "digest", "node1", 29501, 3, 5)
@@ -79,12 +73,11 @@ def test_what_the_user_has_set_stays_unless_the_agent_must_say_it() -> None:
     assert environment["RANK"] == "3"
 
 
-def test_logs_are_kept_by_round_and_rank() -> None:
-    spec = a_spec(log_dir=Path("logs"))
-    assert worker_log(spec, PLACE, 1) == Path("logs/4/4.log")
-    error_file = worker_environment(spec, PLACE, None, 1, 0, False)["TORCHELASTIC_ERROR_FILE"]
-    assert error_file == str(Path("logs/4/4.error.json"))
-    assert worker_log(a_spec(), PLACE, 1) is None
+def test_a_worker_records_its_error_in_a_file_of_its_own_or_in_none() -> None:
+    spec = a_spec(environment={"TORCHELASTIC_ERROR_FILE": "/the/agents/own"})
+    environment = worker_environment(spec, PLACE, None, 1, 0, False, Path("/its/own"))
+    assert environment["TORCHELASTIC_ERROR_FILE"] == "/its/own"
+    assert "TORCHELASTIC_ERROR_FILE" not in worker_environment(spec, PLACE, None, 1, 0, False)
 
 
 def test_the_place_is_the_one_of_the_record() -> None:

@@ -201,7 +201,7 @@ def parse_workers(text: str) -> int:
     "--log-dir",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep the workers' output here too, as ROUND/RANK.log.",
+    help="Keep the workers' output here too, as RUN/EPOCH-ROUND/RANK.log.",
 )
 @click.option(
     "--health-check",

@@ -26,6 +26,7 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from signal import Signals
 from typing import BinaryIO
 
@@ -39,11 +40,13 @@ from quorate.errors import (
     RendezvousError,
     RendezvousGracefulExitError,
 )
+from quorate.launch.error_file import ERROR_FILE_VARIABLE, read_error
 from quorate.launch.exit_barrier import Ending, await_others
+from quorate.launch.files import WorkerFiles
 from quorate.launch.health import Infirmary
 from quorate.launch.interrupts import Interrupted, Interrupts
 from quorate.launch.output import PATIENCE_S, WorkerOutput, is_taking
-from quorate.launch.spec import WorkerSpec, place_of, worker_environment, worker_log
+from quorate.launch.spec import WorkerSpec, place_of, worker_environment
 from quorate.launch.wards import Wards
 from quorate.launch.workers import WorkerFailure, WorkerGroup, WorkerState, WorkerStatus
 from quorate.printable import printable
@@ -91,6 +94,7 @@ class Agent:
         self._interrupts = interrupts or Interrupts()
         self._interrupts.on_second = self._kill_workers
         self._interrupts.on_other = self._signal_workers
+        self._files: WorkerFiles | None = None
         self._group: WorkerGroup | None = None
         self._restarts = 0
         self._failure: WorkerFailure | None = None
@@ -120,6 +124,7 @@ class Agent:
 
     def _run_rounds(self, wards: Wards) -> int:
         infirmary = self._infirmary()
+        self._files = WorkerFiles(self._spec.run_id, self._spec.log_dir, wards)
         while True:
             if infirmary is not None:
                 infirmary.await_health(wards)
@@ -172,11 +177,13 @@ class Agent:
         return self._finish(info, place)
 
     def _start_workers(self, info: RendezvousInfo, place: Place, wards: Wards) -> WorkerGroup:
-        spec = self._spec
+        spec, files = self._spec, self._files
+        assert files is not None
         self._say(
             f"round {place.round}: node rank {place.rank} in a world of {place.size} node(s), "
             f"starting {spec.workers} of {place.workers} worker(s)"
         )
+        files.begin(place)
         environments, logs = {}, {}
         for local_rank in range(spec.workers):
             rank = place.first_worker + local_rank
@@ -187,8 +194,9 @@ class Agent:
                 local_rank,
                 self._restarts,
                 self._handler.use_agent_store,
+                files.error(rank),
             )
-            log = worker_log(spec, place, local_rank)
+            log = files.log(rank)
             if log is not None:
                 logs[rank] = log
         self._group = WorkerGroup(wards, WorkerOutput(self._out, self._err), self._clock)
@@ -246,12 +254,28 @@ class Agent:
         for line in group.last_lines(failure.rank):
             self._say(f"  [{failure.rank}]:{line}")
         self._say(f"first to fail on this node: {failure}")
+        self._tell_error(failure)
         if failure.log is not None:
             self._say(f"all that it printed is in {failure.log}")
         if self._fail(f"{FAILED}: {failure} on node {place.rank}"):
             return failure.exit_code
         self._say("the world has changed as well: this failure does not count, joining again")
         return None
+
+    def _tell_error(self, failure: WorkerFailure) -> None:
+        """Say what a worker has recorded of its failure, and hand it on to who watches us."""
+        path = self._files.error(failure.rank) if self._files is not None else None
+        error = read_error(path) if path is not None else None
+        if error is None:
+            return
+        if error.message:
+            self._say(f"the error that it recorded: {error.message}")
+        own = self._spec.environment.get(ERROR_FILE_VARIABLE)
+        if own:
+            try:
+                Path(own).write_bytes(error.content)
+            except OSError as problem:
+                self._say(f"its error could not be copied to ${ERROR_FILE_VARIABLE}: {problem}")
 
     def _await_symptom(self, deadline: float) -> bool:
         """Return whether members change, as soon as they do, at the deadline if they do not.
@@ -346,6 +370,7 @@ class Agent:
             self._say(printable(str(error)))
         if self._failure is not None:
             self._say(f"this node had failed before: {self._failure}")
+            self._tell_error(self._failure)
             return self._failure.exit_code
         return error.exit_code
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from quorate.api import RendezvousInfo, RendezvousStoreInfo
 from quorate.core.state import Place
 from quorate.errors import RendezvousSettingsError
+from quorate.launch.error_file import ERROR_FILE_VARIABLE
 from quorate.launch.health import HealthCheck
 
-__all__ = ["WorkerSpec", "loss_window_s", "place_of", "worker_environment", "worker_log"]
+__all__ = ["WorkerSpec", "loss_window_s", "place_of", "worker_environment"]
 
 
 # The end of a process is told within so long with the default grace of 2 s (R8).
@@ -41,7 +42,7 @@ class WorkerSpec:
         environment: The environment that the workers inherit; what `worker_environment` sets goes
             before it.
         endpoint: Where the workers find the coordinator; empty if there is none.
-        log_dir: Where the output of worker RANK of round ROUND is kept, as `ROUND/RANK.log`.
+        log_dir: Where the workers' output is kept, see `quorate.launch.files`.
         max_restarts: How often failed workers are restarted. Changes of the membership are free.
         monitor_interval_s: How often the rendezvous is asked for changes, in seconds. A worker
             that ends is noticed at once.
@@ -112,13 +113,6 @@ def place_of(info: RendezvousInfo, spec: WorkerSpec) -> Place:
     )
 
 
-def worker_log(spec: WorkerSpec, place: Place, local_rank: int) -> Path | None:
-    """Return the file that keeps the output of a worker, if output is to be kept."""
-    if spec.log_dir is None:
-        return None
-    return spec.log_dir / str(place.round) / f"{place.first_worker + local_rank}.log"
-
-
 def worker_environment(
     spec: WorkerSpec,
     place: Place,
@@ -126,6 +120,7 @@ def worker_environment(
     local_rank: int,
     restart_count: int,
     use_agent_store: bool,
+    error_file: Path | None = None,
 ) -> dict[str, str]:
     """Return the whole environment of one worker, with the names that torchrun uses.
 
@@ -137,6 +132,8 @@ def worker_environment(
         restart_count: How many restarts of the budget have been used.
         use_agent_store: Whether rank 0's agent serves the workers' store; torch's worker of rank 0
             serves it otherwise.
+        error_file: Where it may record its error. The agent's own place for that is not its: its
+            scheduler reads what the agent records there.
     """
     rank = str(place.first_worker + local_rank)
     world_size = str(place.workers)
@@ -166,7 +163,8 @@ def worker_environment(
     }
     if spec.endpoint:
         told["QUORATE_ENDPOINT"] = spec.endpoint
-    log = worker_log(spec, place, local_rank)
-    if log is not None:
-        told["TORCHELASTIC_ERROR_FILE"] = str(log.with_suffix(".error.json"))
-    return {**defaults, **spec.environment, **told}
+    environment = {**defaults, **spec.environment, **told}
+    environment.pop(ERROR_FILE_VARIABLE, None)
+    if error_file is not None:
+        environment[ERROR_FILE_VARIABLE] = str(error_file)
+    return environment
