@@ -179,6 +179,7 @@ FLOORS: dict[str, str] = {
         registry
         """,
     "F8": """
+        launch.accelerators
         launch.warden
         launch.gate
         launch.wards

@@ -19,7 +19,7 @@ import pytest
 
 from quorate.cli.common import Connection
 from quorate.cli.inquiry import inquire
-from quorate.cli.run import _program, _with_ports, parse_nodes
+from quorate.cli.run import _program, _with_ports, parse_nodes, parse_workers
 from quorate.errors import RendezvousSettingsError
 from quorate.terminal import ERASE_LINE
 from quorate.wire.messages import History, Report
@@ -60,6 +60,28 @@ def test_a_module_is_one_after_dashes_too() -> None:
     assert _program(("platform", "x"), module=True, as_it_is=False) == module
     assert _program(("platform", "x"), module=True, as_it_is=True) == module
     assert _program(("platform", "x"), module=False, as_it_is=True) == ("platform", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "accelerators", "workers"),
+    [("3", 8, 3), ("auto", 8, 8), ("auto", 0, 64), ("gpu", 8, 8), ("cpu", 8, 64)],
+)
+def test_workers_are_a_number_or_one_for_each_device(
+    text: str, accelerators: int, workers: int
+) -> None:
+    assert parse_workers(text, accelerators, processors=64) == workers
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "xpu", "1.5"])
+def test_other_numbers_of_workers_are_refused(text: str) -> None:
+    with pytest.raises(RendezvousSettingsError, match="write a number from 1"):
+        parse_workers(text, 8, 64)
+
+
+def test_without_accelerators_it_is_said_what_was_looked_at() -> None:
+    looked_at = r"CUDA_VISIBLE_DEVICES, .*, /dev/nvidia\[0-9\]\* and /sys/class/kfd/"
+    with pytest.raises(RendezvousSettingsError, match=looked_at):
+        parse_workers("gpu", 0, 64)
 
 
 def test_r16_a_terminal_shows_one_live_line_while_the_node_waits() -> None:

@@ -69,7 +69,7 @@ def healthy(cluster: Cluster) -> Iterator[list[Agent]]:
         (("--nnodes", "1:2:3"), ("--nnodes '1:2:3'", "N, or MIN:MAX")),
         (("--nnodes", "4:2"), ("at least 4 and at most 2", "MIN <= MAX")),
         (("--nnodes", "0:2"), ("at least 0 and at most 2", "1 <= MIN")),
-        (("--nproc-per-node", "-1"), ("--nproc-per-node '-1'", "from 1, or 'auto'")),
+        (("--nproc-per-node", "-1"), ("--nproc-per-node '-1'", "from 1, 'gpu' or 'cpu'")),
         (("--rdzv-conf", "jion_timeout=3"), ("'jion_timeout' is unknown", "'join_timeout'")),
         (("--rdzv-conf", "join_timeout"), ("'join_timeout' must have a value",)),
         (("--rdzv-conf", "join_timeout=-1"), ("join timeout", "must be positive")),

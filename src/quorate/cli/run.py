@@ -33,6 +33,7 @@ from quorate.coordinated import BACKEND, DEFAULT_PORT
 from quorate.credentials import Token, exported, token_from
 from quorate.errors import RendezvousSettingsError
 from quorate.identity import Endpoint, parse_rendezvous_endpoints
+from quorate.launch.accelerators import LOOKED_AT, count_accelerators
 from quorate.launch.agent import Agent
 from quorate.launch.health import HEALTH_TIMEOUT_S, HealthCheck, take_health_check
 from quorate.launch.interrupts import Interrupted, Interrupts
@@ -42,7 +43,7 @@ from quorate.registry import get_rendezvous_handler
 from quorate.terminal import ERASE_LINE, LiveLine, WaitLine
 from quorate.tls import TlsFiles, tls_files_from
 
-__all__ = ["command", "parse_nodes"]
+__all__ = ["command", "parse_nodes", "parse_workers"]
 
 # Some terminals do not know how wide they are.
 COLUMNS = 80
@@ -83,18 +84,31 @@ def parse_nodes(text: str) -> tuple[int, int]:
     return least, most
 
 
-def parse_workers(text: str) -> int:
-    """Read `--nproc-per-node`: a number, or `auto`.
+def parse_workers(text: str, accelerators: int, processors: int) -> int:
+    """Read `--nproc-per-node`: a number, `gpu`, `cpu`, or `auto`, one of these two.
+
+    Args:
+        text: What was given.
+        accelerators: How many accelerators this machine has for us.
+        processors: How many processors it has for us.
 
     Raises:
-        RendezvousSettingsError: It is neither.
+        RendezvousSettingsError: It is none of them, or `gpu` where there is none.
     """
-    if text in {"auto", "cpu"}:
-        return os.cpu_count() or 1
+    if text == "cpu" or (text == "auto" and accelerators == 0):
+        return processors
+    if text in {"auto", "gpu"}:
+        if accelerators == 0:
+            raise RendezvousSettingsError(
+                f"--nproc-per-node 'gpu' is one worker for each accelerator, and none was found in "
+                f"{LOOKED_AT}: see whether they are hidden from this process, or write a number."
+            )
+        return accelerators
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) < 1:
         raise RendezvousSettingsError(
-            f"--nproc-per-node '{text}' is not a number of workers: write a number from 1, or "
-            f"'auto' for one for each processor."
+            f"--nproc-per-node '{text}' is not a number of workers: write a number from 1, 'gpu' "
+            f"or 'cpu' for one for each, or 'auto' for one for each accelerator, or processor if "
+            f"there is none."
         )
     return int(text)
 
@@ -118,8 +132,9 @@ def parse_workers(text: str) -> int:
     "--nproc-per-node",
     default="1",
     show_default=True,
-    metavar="N|auto",
-    help="How many workers this node runs.",
+    metavar="N|auto|gpu|cpu",
+    help="How many workers this node runs; auto: one for each accelerator, or processor if there "
+    "is none.",
 )
 @click.option(
     "--rdzv-id",
@@ -242,7 +257,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     program = _program(
         options["program"], options["module"], _AFTER_DASHES in ctx.meta and ctx.meta[_AFTER_DASHES]
     )
-    workers = parse_workers(options["nproc_per_node"])
+    workers = parse_workers(
+        options["nproc_per_node"], count_accelerators(os.environ), len(os.sched_getaffinity(0))
+    )
     interrupts = Interrupts()
     # The outer one, so that no signal cuts the closing short.
     with interrupts.installed(), contextlib.ExitStack() as closing:
