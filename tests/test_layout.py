@@ -256,6 +256,7 @@ FLOORS: dict[str, str] = {
         cli.history
         cli.operate
         cli.doctor
+        cli.torchrun_options
         cli.run
         bench.tasks
         bench.usage

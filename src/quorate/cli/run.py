@@ -22,6 +22,7 @@ from quorate.cli.common import (
     set_up_logging,
     token_option,
 )
+from quorate.cli.torchrun_options import master_endpoint, read_and_ignored, shared_option
 from quorate.config import (
     check_keys,
     parse_labels,
@@ -44,6 +45,8 @@ from quorate.terminal import ERASE_LINE, LiveLine, WaitLine
 from quorate.tls import TlsFiles, tls_files_from
 
 __all__ = ["command", "parse_nodes", "parse_workers"]
+
+logger = logging.getLogger(__name__)
 
 # Some terminals do not know how wide they are.
 COLUMNS = 80
@@ -121,14 +124,14 @@ def parse_workers(text: str, accelerators: int, processors: int) -> int:
         "allow_interspersed_args": False,
     },
 )
-@click.option(
+@shared_option(
     "--nnodes",
     default="1",
     show_default=True,
     metavar="N|MIN:MAX",
     help="How many nodes a round has.",
 )
-@click.option(
+@shared_option(
     "--nproc-per-node",
     default="1",
     show_default=True,
@@ -136,7 +139,7 @@ def parse_workers(text: str, accelerators: int, processors: int) -> int:
     help="How many workers this node runs; auto: one for each accelerator, or processor if there "
     "is none.",
 )
-@click.option(
+@shared_option(
     "--rdzv-id",
     "run_id",
     default="",
@@ -144,31 +147,31 @@ def parse_workers(text: str, accelerators: int, processors: int) -> int:
     help="The id of the run, the same on all nodes. Default: 'none', as with torchrun; "
     "with --standalone a random one.",
 )
-@click.option(
+@shared_option(
     "--rdzv-endpoint",
     "endpoint",
     default="",
     metavar="HOST[:PORT][,...]",
     help="The coordinator. If HOST is this machine and nobody serves there, one is started.",
 )
-@click.option(
+@shared_option(
     "--rdzv-backend",
     "backend",
     default="quorate",
     show_default=True,
     help="The kind of rendezvous.",
 )
-@click.option(
+@shared_option(
     "--rdzv-conf",
     "configuration",
     default="",
     metavar="KEY=VALUE,...",
     help="Further settings; `python -m quorate.config` lists them.",
 )
-@click.option(
+@shared_option(
     "--standalone", is_flag=True, help="A job of this machine alone, with a coordinator of its own."
 )
-@click.option(
+@shared_option(
     "--max-restarts",
     default=0,
     show_default=True,
@@ -176,7 +179,7 @@ def parse_workers(text: str, accelerators: int, processors: int) -> int:
     help="How often failed workers are restarted. Regrouping because nodes came or were "
     "lost is free.",
 )
-@click.option(
+@shared_option(
     "--monitor-interval",
     default=0.1,
     show_default=True,
@@ -192,7 +195,7 @@ def parse_workers(text: str, accelerators: int, processors: int) -> int:
     type=Seconds(),
     help="How long workers have between SIGTERM and SIGKILL.",
 )
-@click.option(
+@shared_option(
     "--node-rank",
     type=click.IntRange(min=0),
     help="The index that a scheduler gave this node; with rank_policy=hint its rank.",
@@ -210,9 +213,9 @@ def parse_workers(text: str, accelerators: int, processors: int) -> int:
     metavar="NAME:VALUE",
     help="Something that is known about this node; may be given several times.",
 )
-@click.option("--local-addr", metavar="ADDR", help="The address at which others reach this node.")
+@shared_option("--local-addr", metavar="ADDR", help="The address at which others reach this node.")
 @token_option("The file of the secret that this node and the coordinator must both know.")
-@click.option(
+@shared_option(
     "--log-dir",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
@@ -230,7 +233,7 @@ def parse_workers(text: str, accelerators: int, processors: int) -> int:
     type=Seconds(above=True),
     help=f"How long the health check may take. Default: {HEALTH_TIMEOUT_S:g}.",
 )
-@click.option("-m", "--module", is_flag=True, help="The program is a Python module.")
+@shared_option("-m", "--module", is_flag=True, help="The program is a Python module.")
 @events_option()
 @click.option(
     "--log-level",
@@ -254,6 +257,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["log_level"] != "debug":
         # What has failed is said once, by the agent.
         logging.getLogger("quorate.events").setLevel(logging.ERROR)
+    _tell_of_variables(ctx)
     program = _program(
         options["program"], options["module"], _AFTER_DASHES in ctx.meta and ctx.meta[_AFTER_DASHES]
     )
@@ -276,6 +280,19 @@ def _exit_code_of(interrupts: Interrupts) -> int:
     assert number is not None
     click.echo(f"quorate: received {number.name}: ending", err=True)
     return 128 + number
+
+
+def _tell_of_variables(ctx: click.Context) -> None:
+    """Say what comes from torchrun's variables, which nobody sees on the command line."""
+    read, ignored = read_and_ignored(ctx, os.environ)
+    if read:
+        logger.info("options from the environment: %s", " ".join(read))
+    if ignored:
+        logger.warning(
+            "%s set for torchrun, without effect here: see docs/migrating.md, or unset %s",
+            f"{', '.join(ignored)} {'are' if len(ignored) > 1 else 'is'}",
+            "them" if len(ignored) > 1 else "it",
+        )
 
 
 def _run_agent(
@@ -344,6 +361,10 @@ def _join_run(
     config |= _node_configuration(options, config, workers)
     endpoint, run_id = options["endpoint"], options["run_id"] or "none"
     is_coordinated = options["backend"] == BACKEND
+    if most > 1 and not endpoint and not options["standalone"]:
+        endpoint = master_endpoint(os.environ)
+        if endpoint:
+            logger.info("meeting at %s, which PET_MASTER_ADDR names", endpoint)
     if _is_alone(options["standalone"], endpoint, least, most):
         endpoint = "localhost:0"
         own = Endpoint("localhost", 0) if is_coordinated else None
