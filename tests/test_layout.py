@@ -182,6 +182,7 @@ FLOORS: dict[str, str] = {
         launch.accelerators
         launch.warden
         launch.gate
+        launch.standard_input
         launch.wards
         launch.own_coordinator
         launch.output

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from quorate.launch import gate
 
 
-def through_the_gate(*command: str, opened: bool = True) -> subprocess.CompletedProcess[str]:
+def through_the_gate(
+    *command: str, opened: bool = True, given: str = "-", passed: Sequence[int] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-I", "-S", gate.__file__, *command],
+        [sys.executable, "-I", "-S", gate.__file__, given, *command],
         input="\n" if opened else "",
+        pass_fds=passed,
         capture_output=True,
         text=True,
         timeout=10,
@@ -21,6 +26,15 @@ def through_the_gate(*command: str, opened: bool = True) -> subprocess.Completed
 def test_becomes_the_program_once_it_is_let_through() -> None:
     done = through_the_gate("sh", "-c", 'echo "$1"; cat; exit 3', "sh", "a b")
     assert (done.returncode, done.stdout) == (3, "a b\n")
+
+
+def test_the_program_reads_what_it_is_given_and_nothing_else_is_open() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.write("hello\n")
+    done = through_the_gate("sh", "-c", "cat; ls /proc/$$/fd", given=str(reading), passed=[reading])
+    os.close(reading)
+    assert done.stdout.splitlines() == ["hello", "0", "1", "2"]
 
 
 def test_ends_if_its_parent_ends_before() -> None:

@@ -47,6 +47,7 @@ from quorate.launch.health import Infirmary
 from quorate.launch.interrupts import Interrupted, Interrupts
 from quorate.launch.output import PATIENCE_S, WorkerOutput, is_taking
 from quorate.launch.spec import WorkerSpec, place_of, worker_environment
+from quorate.launch.standard_input import shared_input
 from quorate.launch.wards import Wards
 from quorate.launch.workers import WorkerFailure, WorkerGroup, WorkerState, WorkerStatus
 from quorate.printable import printable
@@ -200,7 +201,9 @@ class Agent:
             if log is not None:
                 logs[rank] = log
         self._group = WorkerGroup(wards, WorkerOutput(self._out, self._err), self._clock)
-        self._group.start(spec.command, environments, logs)
+        # Several workers would each get some of it.
+        standard_input = shared_input() if spec.workers == 1 else None
+        self._group.start(spec.command, environments, logs, standard_input)
         return self._group
 
     def _monitor(self, group: WorkerGroup) -> WorkerStatus | None:

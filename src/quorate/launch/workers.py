@@ -105,6 +105,7 @@ class WorkerGroup:
         command: Sequence[str],
         environments: Mapping[int, Mapping[str, str]],
         logs: Mapping[int, Path],
+        standard_input: int | None = None,
     ) -> None:
         """Start one worker for each environment.
 
@@ -112,12 +113,14 @@ class WorkerGroup:
             command: The program and its arguments.
             environments: The worker's whole environment by its rank, in the order of local ranks.
             logs: Where the worker's output is kept, by its rank.
+            standard_input: The number of a file that the workers read; they have nothing to read
+                if it is None.
 
         Raises:
             OSError: No process could be made, or a log cannot be written.
         """
         for local_rank, (rank, environment) in enumerate(environments.items()):
-            self._spawn(command, rank, local_rank, environment, logs.get(rank))
+            self._spawn(command, rank, local_rank, environment, logs.get(rank), standard_input)
         self._output.start()
 
     def wait(self, timeout_s: float) -> WorkerStatus:
@@ -193,16 +196,25 @@ class WorkerGroup:
         local_rank: int,
         environment: Mapping[str, str],
         log: Path | None,
+        standard_input: int | None,
     ) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(gate.__file__)), *command],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+        # Under another number: the gate's own standard input is a pipe.
+        passed = [os.dup(standard_input)] if standard_input is not None else []
+        given = str(passed[0]) if passed else "-"
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(gate.__file__)), given, *command],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+                pass_fds=passed,
+            )
+        finally:
+            for number in passed:
+                os.close(number)
         worker = _Worker(rank, local_rank, process, log)
         self._workers.append(worker)
         self._wards.add(process.pid)
