@@ -105,7 +105,12 @@ KEYS: tuple[ConfigurationKey, ...] = (
         "How long a round that has the minimum of nodes stays open for more.",
     ),
     ConfigurationKey(
-        "close_timeout", SECONDS, "30", (*DYNAMIC, *ETCD), "How long closing the run may take."
+        "close_timeout",
+        SECONDS,
+        "30",
+        (*DYNAMIC, *ETCD),
+        "How long it may take to tell the others how this node ended: that the run is closed, as "
+        "succeeded or failed, that the node has finished, or that it stays out.",
     ),
     ConfigurationKey(
         "heartbeat_timeout", SECONDS, "5", (*DYNAMIC, *ETCD), "How long one keep-alive may take."
@@ -272,14 +277,19 @@ KEYS: tuple[ConfigurationKey, ...] = (
         "`--local-addr`, and not with `--rdzv-conf`.",
     ),
     ConfigurationKey(
-        "store_type", TEXT, "`tcp`", ("c10d",), "The kind of PyTorch store: `tcp` or `file`."
+        "store_type",
+        TEXT,
+        "`tcp`",
+        ("c10d",),
+        "The kind of PyTorch store: `tcp` or `file`. torchrun may give `tcp` to `quorate` as well.",
     ),
     ConfigurationKey(
         "read_timeout",
         SECONDS,
         "60",
         ("c10d", *ON_ETCD),
-        "How long one exchange with the store may take.",
+        "How long one exchange with the store may take. torchrun may give it to `quorate` as well: "
+        "there it is how long a call of a round's store waits for a key, by default 300.",
     ),
     ConfigurationKey(
         "rank", WHOLE_NUMBER, "required", ("static",), "The rank of this node, from 0."

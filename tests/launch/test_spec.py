@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 
 from quorate.api import RendezvousInfo, RendezvousStoreInfo
 from quorate.core.state import Place
+from quorate.credentials import FILE_VARIABLE, VARIABLE
 from quorate.errors import RendezvousSettingsError
 from quorate.launch.spec import WorkerSpec, loss_window_s, place_of, worker_environment
+from quorate.tls import TlsFiles
 
 # The second of two nodes, the first of which runs three workers and this one two.
 PLACE = Place("e1", 4, 1, 2, "digest", "node1", 29501, 3, 5)
@@ -53,6 +56,17 @@ def test_the_environment_is_exactly_this() -> None:
         "QUORATE_RANK": "1",
         "QUORATE_ENDPOINT": "c:29400",
     }
+
+
+def test_the_page_names_all_that_workers_are_told() -> None:
+    page = Path(__file__).parents[2] / "docs" / "migrating.md"
+    section = page.read_text().partition("## What workers are told\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    documented = [name for row in rows for name in re.findall("`([A-Z_]+)`", row)]
+    given = TlsFiles.environment(TlsFiles("ca", "cert", "key"))
+    spec = a_spec(endpoint="c:29400", environment=given)
+    told = worker_environment(spec, PLACE, None, 0, 0, False, Path("/error"))
+    assert sorted(documented) == sorted({*told, VARIABLE, FILE_VARIABLE})
 
 
 def test_the_bootstrap_store_goes_before_the_leader() -> None:
