@@ -21,7 +21,7 @@ from quorate.config import (
     read_timeout_from,
     settings_from,
 )
-from quorate.core.node import NodeProfile
+from quorate.core.node import LABELS_MAX, NodeProfile
 from quorate.core.settings import RANK_POLICIES, RendezvousSettings
 from quorate.errors import RendezvousSettingsError
 from quorate.identity import release
@@ -153,6 +153,7 @@ def test_what_a_node_says_about_itself() -> None:
         {"rank_hint": "x"},
         {"rank_hint": str(2**31)},
         {"labels": "block=3"},
+        {"labels": ";".join(f"{number}:x" for number in range(LABELS_MAX + 1))},
         {"labels": "block:\udcff"},
         {"node_id": "\udcff"},
     ):

@@ -21,6 +21,7 @@ MODULES = (
     "coordinator.entrance.connections",
     "coordinator.engine.reports",
     "coordinator.runs.store",
+    "core.node",
     "wire.frames",
 )
 LIMIT = re.compile(r"^(?!_).*(_MAX|_TIMEOUT_S)$")

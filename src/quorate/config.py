@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from quorate.api import RendezvousParameters
-from quorate.core.node import NodeProfile
+from quorate.core.node import LABELS_MAX, NodeProfile
 from quorate.core.settings import NUMBER_MAX, RendezvousSettings, RendezvousTimeout, is_text
 from quorate.errors import RendezvousSettingsError
 from quorate.identity import release
@@ -459,12 +459,19 @@ def parse_labels(labels: str | Mapping[str, str]) -> dict[str, str]:
     """Read labels: a mapping, or text such as `block:7;zone:b`.
 
     Raises:
-        RendezvousSettingsError: An entry is not of the form name:value.
+        RendezvousSettingsError: An entry is not of the form name:value, or there are too many.
     """
-    if isinstance(labels, Mapping):
-        return dict(labels)
+    parsed = dict(labels) if isinstance(labels, Mapping) else _labels_in(labels)
+    if len(parsed) > LABELS_MAX:
+        raise RendezvousSettingsError(
+            f"A node may have {LABELS_MAX} labels, and {len(parsed)} were given: give it fewer."
+        )
+    return parsed
+
+
+def _labels_in(text: str) -> dict[str, str]:
     parsed: dict[str, str] = {}
-    for entry in filter(None, (part.strip() for part in labels.split(";"))):
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, _, value = (part.strip() for part in entry.partition(":"))
         if not name or not value:
             raise RendezvousSettingsError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorate import errors
-from quorate.core.node import NodeDesc, NodeProfile
+from quorate.core.node import LABELS_MAX, NodeDesc, NodeProfile
 from quorate.core.state import Place, World
 from quorate.errors import (
     RendezvousClosedError,
@@ -25,6 +26,7 @@ from quorate.wire import messages
 from quorate.wire.messages import (
     COMPRESSED_FROM_BYTES,
     FAILED,
+    KEYS_AWAITED_MAX,
     PART_BYTES_MAX,
     PART_MEMBERS_MAX,
     ROLE_AGENT,
@@ -77,10 +79,12 @@ from quorate.wire.messages import (
     failure,
     record_of,
     report_of,
+    request_id_of,
 )
 from tests.core.support import make_settings
 
 NODE = NodeDesc("host-1", 17, 2, "f00")
+LABELS = {str(number): "" for number in range(LABELS_MAX + 1)}
 PROFILE = NodeProfile("n1", 3, {"block": "b"}, 29500, 8)
 PLACE = Place("e", 4, 1, 2, "digest", "host-0", 29501, 8, 16)
 SPACE = ("e", 4)
@@ -213,6 +217,54 @@ def test_r15_a_timeout_that_is_no_number_is_refused(message: Any) -> None:
     """It has no order: in the queue of deadlines it would stop everybody's."""
     with pytest.raises(RendezvousProtocolError, match="malformed"):
         decode_request(encode(message))
+
+
+@pytest.mark.parametrize(
+    ("message", "most"),
+    [
+        (WaitKeys(9, SPACE, ("k",) * (KEYS_AWAITED_MAX + 1), 1.0), KEYS_AWAITED_MAX),
+        (CheckKeys(9, SPACE, ("k",) * (KEYS_AWAITED_MAX + 1)), KEYS_AWAITED_MAX),
+        (Join(9, None, 1.0, NodeProfile(labels=LABELS)), LABELS_MAX),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_r15_a_request_with_too_many_entries_is_refused_before_they_are_made(
+    message: Any, most: int
+) -> None:
+    body = encode(message)
+    with pytest.raises(RendezvousProtocolError, match=f"length <= {most} "):
+        decode_request(body)
+    assert request_id_of(body) == 9
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id"),
+    [
+        (b"\x93\x02\x09\xc0", 9),
+        (b"\x93\x02\x09\xa1\xff", 9),
+        (b"\x92\x63\x09", None),
+        (b"\x92\x06\x09", None),
+        (b"\x91\x02", None),
+        (b"\x92\x02\xa1k", None),
+        (b"\x93\x02\x09" + b"\x91" * 100_000 + b"\xc0", None),
+        (b"\x02", None),
+        (b"", None),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_r15_the_id_of_a_request_that_means_nothing(body: bytes, request_id: int | None) -> None:
+    assert request_id_of(body) == request_id
+
+
+def test_r15_to_find_the_id_of_a_request_nothing_is_made_of_the_rest() -> None:
+    count = 500_000
+    body = b"\x93\x02\x09\xdd" + count.to_bytes(4, "big") + b"\x90" * count
+    tracemalloc.start()
+    try:
+        assert request_id_of(body) == 9
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-__all__ = ["NodeDesc", "NodeProfile", "natural_order", "natural_text"]
+__all__ = ["LABELS_MAX", "NodeDesc", "NodeProfile", "natural_order", "natural_text"]
 
 
 class NodeDesc(
@@ -34,6 +34,10 @@ class NodeDesc(
         return f"{self.addr}_{self.pid}_{self.local_id}"
 
 
+# More than a greeting can carry to a coordinator. It counts while a profile is decoded.
+LABELS_MAX = 8192
+
+
 class NodeProfile(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a node says about itself when it joins.
 
@@ -50,7 +54,7 @@ class NodeProfile(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     node_id: str = ""
     rank_hint: int | None = None
-    labels: dict[str, str] = {}
+    labels: Annotated[dict[str, str], msgspec.Meta(max_length=LABELS_MAX)] = {}
     port: int = 0
     slots: int = 1
     addr: str = ""

@@ -94,8 +94,13 @@ __all__ = [
 # Texts of errors quote what peers sent; they must fit into a frame, many times over.
 TEXT_CHARACTERS_MAX = 4096
 
+# Keys of one request. It counts while a request is decoded: what has too many costs nothing.
+KEYS_AWAITED_MAX = 100_000
+
 # A number that is not one has no order, and would block the queue of deadlines for everybody.
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e12)]
+
+Keys: TypeAlias = Annotated[tuple[str, ...], msgspec.Meta(max_length=KEYS_AWAITED_MAX)]
 
 FAILED = "failed"
 SUCCEEDED = "succeeded"
@@ -265,7 +270,7 @@ class WaitKeys(_Message, tag=15):
 
     id: int
     space: tuple[str, int]
-    keys: tuple[str, ...]
+    keys: Keys
     timeout_s: Seconds
 
 
@@ -274,7 +279,7 @@ class CheckKeys(_Message, tag=16):
 
     id: int
     space: tuple[str, int]
-    keys: tuple[str, ...]
+    keys: Keys
 
 
 class CountKeys(_Message, tag=17):
@@ -559,10 +564,19 @@ _ANSWERED_TAGS = frozenset(
     kind.__struct_config__.tag for kind in get_args(Request) if kind.__struct_fields__[0] == "id"
 )
 
+
+class _Head(msgspec.Struct, array_like=True):
+    """How a request with an id begins; what follows is skipped, not made."""
+
+    tag: int
+    id: int
+
+
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)
 _word_decoder = msgspec.msgpack.Decoder(Word)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
+_head_decoder = msgspec.msgpack.Decoder(_Head)
 
 _ERRORS: dict[str, type[RendezvousError]] = {
     "closed": RendezvousClosedError,
@@ -609,10 +623,10 @@ def decode_word(body: bytes) -> Word:
 
 def request_id_of(body: bytes) -> int | None:
     """Return the id of a request that cannot be decoded, `None` if it cannot be made out either."""
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        match msgspec.msgpack.decode(body):
-            case [int(tag), int(request_id), *_] if tag in _ANSWERED_TAGS:
-                return request_id
+    with contextlib.suppress(*UNDECODABLE):
+        head = _head_decoder.decode(body)
+        if head.tag in _ANSWERED_TAGS:
+            return head.id
     return None
 
 

@@ -47,7 +47,6 @@ ROUNDS_KEPT = 2
 # All stores of one run together; a store is for addresses, barriers and small tensors.
 STORE_BYTES_MAX = 512 * 1024 * 1024
 KEY_CHARACTERS_MAX = 1024
-KEYS_AWAITED_MAX = 100_000
 KEYS_MAX = 1_000_000
 
 # Requests that wait for a key, of one connection and of one run; each worker of the largest runs
@@ -307,11 +306,6 @@ def _require_modest(request: StoreRequest) -> None:
         raise RendezvousLimitError(
             f"A key of {longest} characters is refused: {KEY_CHARACTERS_MAX} is the most. Use a "
             f"shorter key."
-        )
-    if len(keys) > KEYS_AWAITED_MAX:
-        raise RendezvousLimitError(
-            f"A request for {len(keys)} keys is refused: {KEYS_AWAITED_MAX} is the most. Ask for "
-            f"fewer at a time."
         )
 
 
