@@ -491,11 +491,31 @@ def test_stopping_in_the_middle_of_a_write_tells_nobody(start: Start, until: Unt
         agent.say(Ping(1))
         agent.read_until(Pong)
         coordinator.do(coordinator.server.stop)
-        until(lambda: coordinator.server._writer._thread._shutdown, what="the end to begin")
+        until(lambda: not coordinator.server.connections, what="the end to begin")
         ledger.gate.set()
         coordinator.stop()
         assert agent.read() is None
         assert coordinator.error is None
+
+
+def test_a_write_that_does_not_return_is_told_and_keeps_no_coordinator_from_ending(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "COMMIT_PATIENCE_S", 0.05)
+    monkeypatch.setattr(writer, "END_TIMEOUT_S", 0.05)
+    ledger = GatedLedger()
+    ledger.gate.clear()
+    coordinator = start(ledger)
+    with RawAgent(coordinator.endpoint) as agent:
+        agent.ask_to_join()
+        assert agent.read_until(Waiting).reason == coordinator.server.hindrance()
+        assert "writing does not return" in coordinator.server.hindrance()
+        coordinator.stop()
+        assert agent.read() is None
+    assert coordinator.error is None
+    assert not ledger.closed, "its files are in use"
+    ledger.gate.set()
+    coordinator.server._writer._thread.join()
 
 
 def test_an_idle_coordinator_ends_and_one_with_company_does_not(start: Start) -> None:

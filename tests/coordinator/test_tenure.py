@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from quorate.coordinator import tenure as tenure_module
+from quorate.coordinator import writer as writer_module
+from quorate.coordinator.engine import Batch
 from quorate.coordinator.hindrance import Hindrance
 from quorate.coordinator.runs.tally import Tally
 from quorate.coordinator.tenure import UNCERTAIN, Tenure
@@ -52,7 +54,7 @@ def run(house: House, visit: Callable[[House], Awaitable[None]]) -> None:
         try:
             await visit(house)
         finally:
-            house.writer.close()
+            await house.writer.close()
 
     asyncio.run(main())
 
@@ -159,6 +161,24 @@ def test_r16_doubt_is_told_when_it_begins_and_is_over_with_the_turn_too() -> Non
         assert house.hindrance.waiting is None
         house.tenure.tell_certainty(False)
         assert len(house.told) == 3
+
+    run(House(seat=seat), visit)
+
+
+def test_r16_a_write_that_goes_on_ends_no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "COMMIT_RETRY_S", 0.0)
+    seat, ledger = GatedSeat(), GatedLedger()
+
+    async def visit(house: House) -> None:
+        seat.ledgers.put(ledger)
+        await house.tenure.begin()
+        house.tenure.tell_certainty(False)
+        ledger.failures = [RendezvousConnectionError("etcd did not answer")]
+        await house.writer.store(ledger, Batch(1, {"key": b"value"}, True, []))
+        house.tenure.tell_certainty(False)
+        assert house.hindrance.waiting == UNCERTAIN
+        house.tenure.tell_certainty(True)
+        assert house.hindrance.waiting is None
 
     run(House(seat=seat), visit)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ class Desk:
         self.ledger = GatedLedger()
         self.writer = Writer(self.hindrance, self.tally, ManualClock().monotonic, self.ended.append)
 
-    def store(self) -> Awaitable[None]:
+    def store(self) -> Coroutine[Any, Any, None]:
         return self.writer.store(self.ledger, BATCH)
 
 
@@ -55,7 +56,7 @@ def run(visit: Callable[[Desk], Awaitable[None]]) -> Desk:
         try:
             await visit(desk)
         finally:
-            desk.writer.close()
+            assert await desk.writer.close()
         return desk
 
     return asyncio.run(main())
@@ -81,13 +82,64 @@ def test_r16_that_nothing_can_be_stored_is_told_once_if_it_lasts(failures: int, 
     assert desk.hindrance.waiting is None
 
 
-def test_r16_what_is_in_the_way_already_is_not_told_otherwise() -> None:
+def test_r16_what_is_in_the_way_already_is_not_told_otherwise_and_stays() -> None:
     async def visit(desk: Desk) -> None:
         desk.hindrance.begin(UNCERTAIN)
         desk.ledger.failures = [FULL] * 3
         await desk.store()
 
-    assert run(visit).told == [UNCERTAIN]
+    desk = run(visit)
+    assert desk.told == [UNCERTAIN]
+    assert desk.hindrance.waiting == UNCERTAIN
+
+
+def test_r16_a_write_that_does_not_return_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer_module, "COMMIT_PATIENCE_S", 0.0)
+
+    async def visit(desk: Desk) -> None:
+        desk.ledger.gate.clear()
+        desk.writer.begin(desk.store())
+        while not desk.told:
+            await asyncio.sleep(0)
+        assert desk.hindrance.reason == "nothing can be stored: writing does not return"
+        assert not desk.ended
+        desk.ledger.gate.set()
+        while not desk.ended:
+            await asyncio.sleep(0)
+
+    with caplog.at_level("INFO"):
+        desk = run(visit)
+    assert desk.ledger.kept == {"key": b"value"}
+    assert len(desk.told) == 1
+    assert desk.hindrance.waiting is None
+    assert "see whether the disk" in caplog.text
+    assert "writing goes on after a stall" in caplog.text
+
+
+def test_a_write_that_does_not_return_keeps_nobody_from_ending(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer_module, "END_TIMEOUT_S", 0.01)
+
+    async def visit(desk: Desk) -> None:
+        begun, hangs = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            begun.set()
+            hangs.wait()
+
+        work = asyncio.ensure_future(desk.writer.do(hang))
+        await asyncio.to_thread(begun.wait)
+        work.cancel()
+        assert not await desk.writer.close()
+        assert "this coordinator ends without it" in caplog.text
+        assert desk.writer._thread.daemon
+        hangs.set()
+        await asyncio.to_thread(desk.writer._thread.join)
+
+    run(visit)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +160,7 @@ def test_it_is_busy_until_its_work_is_over_and_says_so() -> None:
     async def visit(desk: Desk) -> None:
         assert not desk.writer.is_busy
         desk.ledger.gate.clear()
-        desk.writer.begin(desk.writer.store(desk.ledger, BATCH))
+        desk.writer.begin(desk.store())
         await asyncio.sleep(0)
         assert desk.writer.is_busy
         desk.ledger.gate.set()
@@ -124,7 +176,7 @@ def test_it_is_busy_until_its_work_is_over_and_says_so() -> None:
 def test_work_that_is_cancelled_ends_and_what_the_thread_does_meanwhile_is_done() -> None:
     async def visit(desk: Desk) -> None:
         desk.ledger.gate.clear()
-        desk.writer.begin(desk.writer.store(desk.ledger, BATCH))
+        desk.writer.begin(desk.store())
         await asyncio.sleep(0)
         desk.writer.cancel()
         while not desk.ended:

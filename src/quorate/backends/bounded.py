@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from quorate.errors import RendezvousConnectionError
 
-__all__ = ["BoundedCaller"]
+__all__ = ["BoundedCaller", "Call", "serve"]
 
 T = TypeVar("T")
 

@@ -367,7 +367,6 @@ class CoordinatorServer:
         self._writer.cancel()
         self._connections.abort()
         self._tenure.close()
-        self._writer.close()
-        if self._tenure.ledger is not None:
+        if await self._writer.close() and self._tenure.ledger is not None:
             self._tenure.ledger.close()
         await self._connections.gone()

@@ -84,7 +84,7 @@ class Tenure:
         """Wait until the turn is over; nothing of it is in the way any more."""
         await self._deposed.wait()
         self._uncertain_since_s = None
-        self._hindrance.end()
+        self._hindrance.end(UNCERTAIN.kind)
 
     def depose(self, ledger: Ledger, error: RendezvousDeposedError) -> None:
         """End the turn; what is told of a ledger that was given up before is no news."""
@@ -105,7 +105,7 @@ class Tenure:
             self._hindrance.begin(UNCERTAIN)
         elif held and since_s is not None:
             self._uncertain_since_s = None
-            self._hindrance.end()
+            self._hindrance.end(UNCERTAIN.kind)
             logger.info("it is certain again who decides, after %.1f s", self._now_s() - since_s)
 
     def find_out(self) -> None:

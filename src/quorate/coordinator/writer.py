@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
+import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from quorate.backends.bounded import Call, serve
 from quorate.coordinator.engine import Batch
 from quorate.coordinator.hindrance import Hindrance
 from quorate.coordinator.ledgers.base import Ledger
@@ -20,6 +23,17 @@ __all__ = ["COMMIT_RETRY_S", "Writer"]
 logger = logging.getLogger("quorate.coordinator")
 
 COMMIT_RETRY_S = 1.0
+
+# A write takes milliseconds. One that takes so long, on a disk or a network file system that hangs,
+# is told: it may never return.
+COMMIT_PATIENCE_S = 2.0
+
+# A disk that hangs keeps no coordinator from ending: who stops it kills it otherwise, after 10 s
+# or 30.
+END_TIMEOUT_S = 5.0
+
+# The kind of what agents that wait are told.
+STALLED = "stalled"
 
 Result = TypeVar("Result")
 
@@ -45,7 +59,11 @@ class Writer:
         self._tally = tally
         self._now_s = now_s
         self._ended = ended
-        self._thread = ThreadPoolExecutor(1, "quorate-writer")
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        # It ends with the process, where a call in it does not return.
+        self._thread = threading.Thread(
+            target=serve, args=(self._calls,), name="quorate-writer", daemon=True
+        )
         self._work: asyncio.Task[None] | None = None
 
     @property
@@ -60,7 +78,7 @@ class Writer:
 
     async def do(self, action: Callable[[], Result]) -> Result:
         """Do something in the thread, and return its result."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        return await self._begun(action)
 
     async def store(self, ledger: Ledger, batch: Batch) -> None:
         """Write a batch, however often it takes; until then nobody may be answered (R14).
@@ -70,32 +88,80 @@ class Writer:
             Exception: What cannot be mended by trying again.
         """
         begun_s = self._now_s()
-        stalled_since_s: float | None = None
-        while True:
-            try:
-                await self.do(lambda: ledger.commit(batch.changes, batch.durable))
-                break
-            except RendezvousDeposedError:
-                raise
-            except RendezvousConnectionError as error:
-                why = str(error).rstrip(".")
-                logger.error("%s; agents wait until it can be stored, trying again", why)
-                if stalled_since_s is None:
-                    stalled_since_s = self._now_s()
-                elif self._hindrance.waiting is None:
-                    self._hindrance.begin(Waiting("stalled", f"nothing can be stored: {why}", 0.0))
-                await asyncio.sleep(COMMIT_RETRY_S)
-        self._tally.commit.observe(self._now_s() - begun_s)
-        if stalled_since_s is not None:
-            self._hindrance.end()
-            stall_s = self._now_s() - stalled_since_s
-            logger.info("writing goes on after a stall of %.1f s", stall_s)
+        try:
+            has_stalled = await self._store(ledger, batch)
+        finally:
+            self._hindrance.end(STALLED)
+        took_s = self._now_s() - begun_s
+        self._tally.commit.observe(took_s)
+        if has_stalled:
+            logger.info("writing goes on after a stall of %.1f s", took_s)
 
     def cancel(self) -> None:
         """Give up the work that is going on; what the thread does meanwhile it ends."""
         if self._work is not None:
             self._work.cancel()
 
-    def close(self) -> None:
-        """Wait for the end of the thread."""
-        self._thread.shutdown(wait=True)
+    async def close(self) -> bool:
+        """Wait, in bounded time, for the end of the thread; return whether it has ended.
+
+        If it has not, what is used in it must be left alone.
+        """
+        if not self._thread.is_alive():
+            return True
+        last = self._begun(lambda: self._calls.put(None))
+        await asyncio.wait({last}, timeout=END_TIMEOUT_S)
+        if not last.done():
+            logger.error(
+                "writing has not returned for %g s: this coordinator ends without it. Agents are "
+                "told nothing that is not stored, and ask the next one again",
+                END_TIMEOUT_S,
+            )
+            return False
+        self._thread.join()
+        return True
+
+    async def _store(self, ledger: Ledger, batch: Batch) -> bool:
+        """Write a batch; return whether that took more than one try, or long."""
+        failures = 0
+        while True:
+            try:
+                in_time = await self._commit(ledger, batch)
+                return failures > 0 or not in_time
+            except RendezvousDeposedError:
+                raise
+            except RendezvousConnectionError as error:
+                why = str(error).rstrip(".")
+                logger.error("%s; agents wait until it can be stored, trying again", why)
+                failures += 1
+                if failures > 1:
+                    self._tell(why)
+                await asyncio.sleep(COMMIT_RETRY_S)
+
+    async def _commit(self, ledger: Ledger, batch: Batch) -> bool:
+        """Try to write a batch; return whether it was quick. If it takes long, that is told."""
+        commit = self._begun(lambda: ledger.commit(batch.changes, batch.durable))
+        try:
+            quick, _ = await asyncio.wait({commit}, timeout=COMMIT_PATIENCE_S)
+            if not quick:
+                logger.error(
+                    "writing has not returned for %g s: see whether the disk or the service that "
+                    "is written to is alive; agents wait until it can be stored",
+                    COMMIT_PATIENCE_S,
+                )
+                self._tell("writing does not return")
+            await commit
+        finally:
+            commit.cancel()
+        return bool(quick)
+
+    def _begun(self, action: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Let the thread do something next; return what will be its result."""
+        if self._thread.ident is None:
+            self._thread.start()
+        future: Future[Result] = Future()
+        self._calls.put((action, future))
+        return asyncio.wrap_future(future)
+
+    def _tell(self, why: str) -> None:
+        self._hindrance.begin(Waiting(STALLED, f"nothing can be stored: {why}", 0.0))
