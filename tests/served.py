@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,6 +107,11 @@ class ThreadedCoordinator:
         """Do something in the coordinator's thread."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(action)
+
+    def begin(self, work: Coroutine[Any, Any, Kind]) -> Future[Kind]:
+        """Begin a piece of work in the coordinator's thread; return what will be its result."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def ended(self, timeout_s: float = PATIENCE_S) -> bool:
         """Return whether it ends by itself within some time."""

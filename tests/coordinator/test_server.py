@@ -50,6 +50,7 @@ from quorate.wire.messages import (
     Proven,
     Redirect,
     Refused,
+    Reply,
     Report,
     Request,
     SetValue,
@@ -464,6 +465,74 @@ def test_a_coordinator_that_cannot_judge_ends_with_the_error(start: Start) -> No
     assert coordinator.error is error
 
 
+def test_r14_a_coordinator_that_cannot_answer_ends_with_the_error_and_tells_nothing_more(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = MemoryError()
+
+    def fail(message: Reply) -> bytes:
+        if isinstance(message, Joined):
+            raise error
+        return connection.framed(message)
+
+    monkeypatch.setattr(server, "framed", fail)
+    coordinator = start()
+    with (
+        RawAgent(coordinator.endpoint, "a", nodes=2) as first,
+        RawAgent(coordinator.endpoint, "b", nodes=2) as second,
+    ):
+        for agent in (first, second):
+            agent.ask_to_join()
+        for agent in (first, second):
+            while (said := agent.read()) is not None:
+                assert not isinstance(said, Joined)
+    assert coordinator.ended()
+    assert coordinator.error is error
+
+
+@pytest.mark.parametrize("step", ["_flush", "_do_chore", "_resume_if_at_rest"])
+def test_r14_after_a_step_that_fails_nothing_more_is_taken_from_the_engine(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        made = server.CoordinatorServer([], None)
+        errors = [ValueError("no idea"), ValueError("follows from it")]
+
+        def fail(*_: object) -> None:
+            raise errors[0]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(server.CoordinatorServer, step, fail)
+            patched.setattr(server, "CHORE_PAUSE_S", 0.0)
+            patched.setattr(made._flow, "resume", lambda now_s: 0.0)
+            made._plan_flush()
+            made._plan_chore()
+            made._resume()
+            await made._stopped.wait()
+        made._fail(errors[1])
+        assert made._failure is errors[0]
+        assert made._engine is not None
+        monkeypatch.setattr(made._engine, "take_batch", None)
+        made._flush()
+
+    asyncio.run(play())
+
+
+def test_r15_nothing_more_is_read_while_the_engine_has_not_come_to_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def play() -> None:
+        made = server.CoordinatorServer([], None)
+        resumed: list[float] = []
+        monkeypatch.setattr(made._flow, "resume", resumed.append)
+        for has_backlog, times in ((True, 0), (False, 1)):
+            monkeypatch.setattr(engine.Engine, "has_backlog", has_backlog)
+            made._resume()
+            assert len(resumed) == times
+
+    asyncio.run(play())
+
+
 def test_it_stops_with_its_connections_and_its_ledger(start: Start) -> None:
     ledger = GatedLedger()
     coordinator = start(ledger)
@@ -840,6 +909,29 @@ class TestSeat:
         seat.ledgers.put(later)
         self.await_turn(coordinator, until)
         assert not former.commits
+
+    def test_an_answer_that_was_kept_back_is_none_of_the_next_turn(
+        self, coordinator: ThreadedCoordinator, seat: GatedSeat, until: Until
+    ) -> None:
+        """It was never certain."""
+        former, later = GatedLedger(), GatedLedger()
+        seat.ledgers.put(former)
+        self.await_turn(coordinator, until)
+        former.held = False
+        asked = coordinator.begin(coordinator.server.ask("", Status, JOIN_TIMEOUT_S))
+
+        def is_kept_back() -> bool:
+            return any(isinstance(send.message, Report) for send in coordinator.server._withheld)
+
+        until(is_kept_back, what="an answer that is kept back")
+        former.failures.append(RendezvousDeposedError("another one has it"))
+        until(lambda: coordinator.server._engine is None, what="the end of its turn")
+        seat.ledgers.put(later)
+        self.await_turn(coordinator, until)
+        with RawAgent(coordinator.endpoint) as agent:
+            join_alone(agent)
+        assert not asked.done()
+        asked.cancel()
 
     def test_one_that_cannot_read_what_is_stored_takes_it_again(
         self, coordinator: ThreadedCoordinator, seat: GatedSeat, until: Until

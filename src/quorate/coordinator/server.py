@@ -227,11 +227,23 @@ class CoordinatorServer:
         """Flush once for all that this turn of the loop brings: that is what makes a batch."""
         if not self._flush_planned:
             self._flush_planned = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._take_step, self._flush)
+
+    def _take_step(self, step: Callable[[], None]) -> None:
+        """Do what the loop is to do; if it fails, end with the error, as with that of a task.
+
+        What it has taken from the engine would be lost to those who wait for it. Agents ask the
+        next coordinator again, which knows what is stored (R14).
+        """
+        try:
+            step()
+        except Exception as error:
+            self._fail(error)
 
     def _flush(self) -> None:
         self._flush_planned = False
-        engine = self._engine
+        # After a failure it is not certain what was taken from the engine and not stored.
+        engine = self._engine if self._failure is None else None
         while engine is not None:
             if engine.has_chores:
                 self._plan_chore()
@@ -250,7 +262,7 @@ class CoordinatorServer:
     def _plan_chore(self) -> None:
         if not self._chore_planned:
             self._chore_planned = True
-            asyncio.get_running_loop().call_later(CHORE_PAUSE_S, self._do_chore)
+            asyncio.get_running_loop().call_later(CHORE_PAUSE_S, self._take_step, self._do_chore)
 
     def _do_chore(self) -> None:
         """Do a slice of what takes long; the flush plans the next one."""
@@ -278,7 +290,7 @@ class CoordinatorServer:
         again_s = self._flow.resume(self.now_s())
         if again_s is not None and self._resuming is None:
             loop = asyncio.get_running_loop()
-            self._resuming = loop.call_later(again_s, self._resume_if_at_rest)
+            self._resuming = loop.call_later(again_s, self._take_step, self._resume_if_at_rest)
 
     def _resume_if_at_rest(self) -> None:
         """Read on, unless it follows anyway from what is being carried out."""
@@ -356,9 +368,14 @@ class CoordinatorServer:
 
     def _stop_if_failed(self, task: asyncio.Task[None]) -> None:
         """End with the error of a task without which agents would wait in vain."""
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
-            self.stop()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End with the error that came first; others may follow from it."""
+        self._failure = self._failure or error
+        self.stop()
 
     async def _end(self) -> None:
         await self._reception.close()
