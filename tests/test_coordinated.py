@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from quorate import credentials
+from quorate import renewal
 from quorate.api import RendezvousInfo, RendezvousParameters
 from quorate.backends.journal import Journal
 from quorate.cli.common import Connection
@@ -377,7 +377,7 @@ def test_r11_agents_go_on_while_the_secret_is_changed(
     until: Until,
 ) -> None:
     """Coordinators get the new one as their second, agents the new one, then the old one goes."""
-    monkeypatch.setattr(credentials, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(renewal, "LOOK_EVERY_S", 0.0)
     old, new = token_file.read_text(), "another-one-for-the-new-year"
     file = tmp_path / "agent"
     file.write_text(old)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from quorate.credentials import (
-    CHECK_INTERVAL_S,
     FILE_BYTES_MAX,
     FILE_VARIABLE,
     SECRET_BYTES_MAX,
@@ -22,6 +21,7 @@ from quorate.credentials import (
     token_from,
 )
 from quorate.errors import RendezvousSettingsError
+from quorate.renewal import LOOK_EVERY_S
 from quorate.testing import ManualClock
 
 OLD, NEW, NEWEST = (name * SECRET_BYTES_MIN for name in ("o", "n", "w"))
@@ -89,7 +89,7 @@ def test_r15_nothing_shows_a_secret(tmp_path: Path, caplog: pytest.LogCaptureFix
     path = write(tmp_path / "token", OLD, mode=0o644)
     token = Token.from_file(path, clock)
     write(path, NEW, "broken")
-    clock.advance(CHECK_INTERVAL_S)
+    clock.advance(LOOK_EVERY_S)
     token.current()
     shown = f"{token!r} {token} {token.current()!r} {token.current()} {caplog.text}"
     assert OLD not in shown
@@ -117,7 +117,7 @@ class TestChange:
         assert accepted(self.token) == [OLD]
 
     def later(self) -> list[str]:
-        self.clock.advance(CHECK_INTERVAL_S)
+        self.clock.advance(LOOK_EVERY_S)
         return accepted(self.token)
 
     def test_a_file_that_has_changed_is_read_again(self) -> None:
@@ -136,9 +136,9 @@ class TestChange:
 
     def test_it_is_looked_at_once_a_second(self) -> None:
         write(self.path, OLD, NEW)
-        self.clock.advance(CHECK_INTERVAL_S * 0.9)
+        self.clock.advance(LOOK_EVERY_S * 0.9)
         assert accepted(self.token) == [OLD]
-        self.clock.advance(CHECK_INTERVAL_S * 0.2)
+        self.clock.advance(LOOK_EVERY_S * 0.2)
         assert accepted(self.token) == [OLD, NEW]
 
     @pytest.mark.parametrize("broken", ["short", None], ids=["too short", "missing"])

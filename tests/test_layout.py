@@ -28,6 +28,7 @@ FLOORS: dict[str, str] = {
         undecodable
         compression
         clock
+        renewal
         credentials
         printable
         """,

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from quorate.api import RendezvousParameters
 from quorate.errors import RendezvousSettingsError
+from quorate.renewal import LOOK_EVERY_S
 from quorate.testing import ManualClock
 from quorate.tls import (
-    LOOK_EVERY_S,
     TlsContexts,
     TlsFiles,
     client_context,

@@ -14,10 +14,10 @@ import stat
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
 
-from quorate.clock import Clock, SystemClock
+from quorate.clock import Clock
 from quorate.errors import RendezvousSettingsError
+from quorate.renewal import Renewal
 
 __all__ = [
     "FILE_VARIABLE",
@@ -42,11 +42,6 @@ SECRETS_MAX = 2
 
 # Two secrets, and what people write beside them.
 FILE_BYTES_MAX = 16 * 1024
-
-CHECK_INTERVAL_S = 1.0
-
-# When a file was written, its size and its number: one of them changes with it.
-Stamp: TypeAlias = tuple[int, int, int]
 
 
 class Secrets:
@@ -75,19 +70,13 @@ class Token:
     """The secrets of this process; those of a file are read again when the file has changed.
 
     Args:
-        secrets: What counts at first.
-        path: The file that they are from, if they are from one.
-        clock: Measures when to look at the file again.
+        secrets: What counts, for ever; `from_file` makes a token that changes.
     """
 
-    def __init__(
-        self, secrets: Secrets, path: Path | None = None, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
-        self._path = path
-        self._clock = clock or SystemClock()
-        self._stamp: Stamp | None = None
-        self._looked_s = self._clock.monotonic()
+        self._path: Path | None = None
+        self._renewal: Renewal[Secrets] | None = None
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], clock: Clock | None = None) -> Token:
@@ -101,37 +90,27 @@ class Token:
         # Whoever is given its name may have another working directory.
         absolute = Path(os.path.abspath(path))
         _warn_if_readable(absolute)
-        # The stamp first: a change in between is seen later.
-        stamp = _stamp(absolute)
-        token = cls(_read(absolute), absolute, clock)
-        token._stamp = stamp
+        renewal = Renewal(
+            [absolute],
+            lambda: _read(absolute),
+            logger,
+            "The token that was read before stays valid.",
+            f"the token file {absolute} has changed and was read again",
+            clock,
+        )
+        token = cls(renewal.current())
+        token._path, token._renewal = absolute, renewal
         return token
 
     def current(self) -> Secrets:
         """Return the secrets that count now. A file that is broken leaves those that were."""
-        now_s = self._clock.monotonic()
-        if self._path is not None and now_s - self._looked_s >= CHECK_INTERVAL_S:
-            self._looked_s = now_s
-            self._look(self._path)
-        return self._secrets
+        return self._renewal.current() if self._renewal is not None else self._secrets
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables that name this token."""
         if self._path is not None:
             return {FILE_VARIABLE: str(self._path)}
         return {VARIABLE: os.fsdecode(b"\n".join(self._secrets.accepted))}
-
-    def _look(self, path: Path) -> None:
-        stamp = _stamp(path)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._secrets = _read(path)
-        except RendezvousSettingsError as error:
-            logger.warning("%s The token that was read before stays valid.", error)
-        else:
-            logger.info("the token file %s has changed and was read again", path)
 
 
 def token_from(
@@ -209,15 +188,6 @@ def _read(path: Path) -> Secrets:
             f"The token file {path} has more than {FILE_BYTES_MAX} bytes: is it the right one?"
         )
     return parse_secrets(text, str(path))
-
-
-def _stamp(path: Path) -> Stamp | None:
-    """Return what changes when a file is written or replaced; `None` if it cannot be seen."""
-    try:
-        seen = path.stat()
-    except OSError:
-        return None
-    return seen.st_mtime_ns, seen.st_size, seen.st_ino
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any
 from quorate.api import RendezvousParameters
 from quorate.clock import Clock, SystemClock
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
+from quorate.renewal import Renewal
 from quorate.wire.tls import TlsPipe
 
 __all__ = [
@@ -25,9 +26,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("quorate.tls")
-
-# How often the files are looked at, at most.
-LOOK_EVERY_S = 1.0
 
 # OpenSSL's reasons, for people; it has none for a file that holds something else.
 _REFUSALS = {
@@ -101,7 +99,7 @@ class TlsContexts:
     """The present context of some files, which are read again when they change.
 
     Certificates that are renewed are used by the next connection. While what is there cannot be
-    used, the context stays as it was, and the log says so once.
+    used, the context stays as it was, and the log says so.
 
     Args:
         files: The files.
@@ -118,34 +116,18 @@ class TlsContexts:
         make: Callable[[TlsFiles], ssl.SSLContext],
         clock: Clock | None = None,
     ) -> None:
-        self._files = files
-        self._make = make
-        self._clock = clock or SystemClock()
-        self._looked_s = self._clock.monotonic()
-        self._versions = self._look()
-        self._context = make(files)
+        self._renewal = Renewal(
+            files.names,
+            lambda: make(files),
+            logger,
+            "The certificates that were read before stay in use.",
+            "the certificates have changed and were read again",
+            clock,
+        )
 
     def current(self) -> ssl.SSLContext:
         """Return the context for a new connection."""
-        now_s = self._clock.monotonic()
-        if now_s - self._looked_s >= LOOK_EVERY_S:
-            self._looked_s = now_s
-            versions = self._look()
-            if versions != self._versions:
-                self._versions = versions
-                self._read_again()
-        return self._context
-
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        return [_version(Path(name)) for name in self._files.names]
-
-    def _read_again(self) -> None:
-        try:
-            self._context = self._make(self._files)
-        except RendezvousSettingsError as error:
-            logger.warning("%s The certificates that were read before stay in use.", error)
-        else:
-            logger.info("the certificates have changed and were read again")
+        return self._renewal.current()
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
@@ -288,12 +270,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return _REFUSALS.get(error.reason or "", (error.reason or str(error)).lower())
     return (getattr(error, "strerror", None) or str(error)).lower()
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file does, `None` for one that is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from quorate import credentials
+from quorate import renewal
 from quorate.coordinator import server, writer
 from quorate.coordinator.engine import engine
 from quorate.coordinator.entrance import connection, connections, flow
@@ -726,7 +726,7 @@ class TestToken:
     def test_a_secret_is_changed_while_it_serves(
         self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(credentials, "CHECK_INTERVAL_S", 0.0)
+        monkeypatch.setattr(renewal, "LOOK_EVERY_S", 0.0)
         file = tmp_path / "token"
         file.write_bytes(OURS)
         coordinator = start(keys=Keys(Token.from_file(file)))

@@ -28,9 +28,9 @@ from quorate.errors import (
     RendezvousTimeoutError,
 )
 from quorate.identity import Endpoint
+from quorate.renewal import LOOK_EVERY_S
 from quorate.testing import ManualClock
 from quorate.tls import (
-    LOOK_EVERY_S,
     TlsContexts,
     TlsFiles,
     client_context,
