@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 import pytest
 
 from quorate.coordinator.entrance import connection as connection_module
-from quorate.coordinator.entrance.connection import Connection, framed
+from quorate.coordinator.entrance.connection import (
+    BARREN_BYTES_COUNTED,
+    BARREN_BYTES_MAX,
+    HANDSHAKE_BYTES_MAX,
+    PIECE_BYTES,
+    Connection,
+    framed,
+)
 from quorate.coordinator.entrance.door import Door, Keys
 from quorate.errors import RendezvousConnectionError
 from quorate.testing import ManualClock
+from quorate.tls import TlsFiles, client_context, server_context
 from quorate.wire import frames
-from quorate.wire.frames import FrameReader, frame
+from quorate.wire.frames import FRAME_BYTES_MAX, GREETING_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     Challenge,
     Failed,
@@ -24,12 +33,14 @@ from quorate.wire.messages import (
     Refused,
     Report,
     Request,
+    SetValue,
     Word,
     decode_reply,
     encode,
 )
 from quorate.wire.proof import NONCE_BYTES, Side, Transcript, mac_of
 from quorate.wire.tls import TlsPipe
+from tests.certificates import Authority
 from tests.coordinator.wire import Notes, Wire
 from tests.served import operator_hello, token
 
@@ -241,3 +252,101 @@ def test_who_was_turned_away_has_no_turn() -> None:
     peer.connection.refuse(RendezvousConnectionError("no room"))
     peer.connection.take_turn()
     assert peer.wire.sent == b""
+    assert not peer.connection.unread
+
+
+class Sealed(Peer):
+    """A peer that speaks TLS, and has shaken hands."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        context = server_context(TlsFiles("", files.cert_file, files.key_file))
+        super().__init__(pipe=TlsPipe(context, server_side=True))
+        self.pipe = TlsPipe(client_context(TlsFiles(files.ca_file)), False, "localhost")
+        for _ in range(2):
+            self.connection.data_received(self.pipe.take_output())
+            self.connection.take_turn()
+            answer, self.wire.sent = self.wire.sent, b""
+            self.pipe.feed(answer)
+        self.notes.told.clear()
+
+    def seal(self, *pieces: bytes) -> bytes:
+        """Return each piece in a record of its own."""
+        for piece in pieces:
+            self.pipe.send(piece)
+        return self.pipe.take_output()
+
+    def say(self, *words: Word) -> None:
+        self.connection.data_received(self.seal(*(frame(encode(word)) for word in words)))
+        while self.connection.unread:
+            self.connection.take_turn()
+
+    def count(self, kind: str) -> int:
+        return sum(told[0] == kind for told in self.notes.told)
+
+
+class TestSealed:
+    @pytest.fixture
+    def peer(self, tmp_path: Path) -> Sealed:
+        return Sealed(Authority(tmp_path / "certificates").issue("node"))
+
+    def test_r15_what_comes_before_the_hello_waits_for_turns(self, peer: Sealed) -> None:
+        data = peer.seal(frame(bytes(3 * PIECE_BYTES)), frame(encode(HELLO)))
+        peer.connection.data_received(data)
+        assert peer.notes.told == [("knocked", len(data))]
+        for left in range(1, 4):
+            peer.connection.take_turn()
+            assert len(peer.connection.unread) == max(len(data) - left * PIECE_BYTES, 0)
+
+    def test_what_follows_the_hello_waits_for_no_turn(self, peer: Sealed) -> None:
+        pings = [Ping(number) for number in range(1000)]
+        peer.connection.data_received(peer.seal(*(frame(encode(w)) for w in (HELLO, *pings))))
+        peer.connection.take_turn()
+        assert peer.heard == [HELLO, *pings]
+        peer.connection.data_received(peer.seal(frame(encode(Ping(1)))))
+        assert peer.heard[-1] == Ping(1)
+        assert peer.count("knocked") == 1
+        assert peer.count("failed") == 0
+
+    def test_r15_who_sends_much_and_no_hello_is_refused(self, peer: Sealed) -> None:
+        announced = GREETING_BYTES_MAX.to_bytes(4, "big")
+        peer.connection.data_received(peer.seal(announced, *[b"x"] * (HANDSHAKE_BYTES_MAX // 20)))
+        turns = 0
+        while peer.connection.is_open:
+            peer.connection.take_turn()
+            turns += 1
+        assert turns <= HANDSHAKE_BYTES_MAX // PIECE_BYTES
+        assert ("refused", "10.0.0.1:4711") in peer.notes.told
+        assert not peer.connection.unread
+
+    def test_r15_what_costs_much_and_says_little_counts(self, peer: Sealed) -> None:
+        peer.say(HELLO)
+        data = peer.seal((1 << 20).to_bytes(4, "big"), *[b"x"] * 4000)
+        peer.connection.data_received(data)
+        counted = (len(data) - 4000 * 5 // 4 - BARREN_BYTES_MAX) // BARREN_BYTES_COUNTED
+        assert counted - 1 <= peer.count("failed") <= counted + PIECE_BYTES // BARREN_BYTES_COUNTED
+
+    def test_r15_what_has_come_with_it_is_read_when_it_may_go_on(self, peer: Sealed) -> None:
+        peer.say(HELLO)
+        peer.notes.pauses = True
+        word = frame(encode(SetValue(1, ("e", 0), "k", b"v" * 4000)))
+        data = peer.seal(*(word[at : at + 1] for at in range(len(word))))
+        peer.connection.data_received(data)
+        assert peer.wire.paused
+        assert peer.heard == [HELLO]
+        goes = 0
+        while peer.wire.paused:
+            peer.connection.resume()
+            goes += 1
+        assert goes > 100
+        assert len(peer.heard) == 2
+
+    def test_what_agents_say_costs_nothing_beside(self, peer: Sealed) -> None:
+        peer.say(HELLO)
+        for number in range(3000):
+            peer.connection.data_received(peer.seal(frame(encode(Ping(number)))))
+        large = SetValue(1, ("e", 0), "k", bytes(FRAME_BYTES_MAX - 100))
+        data = peer.seal(frame(encode(large)))
+        for start in range(0, len(data), 1000):
+            peer.connection.data_received(data[start : start + 1000])
+        assert peer.heard[-1] == large
+        assert peer.count("failed") == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quorate.coordinator.entrance import connections as connections_module
-from quorate.coordinator.entrance.connection import Connection
+from quorate.coordinator.entrance.connection import PIECE_BYTES, Connection
 from quorate.coordinator.entrance.connections import (
     GREETING_TIMEOUT_S,
     IDLE_TIMEOUT_S,
@@ -232,6 +232,39 @@ class TestHandshakes:
                 caller.knock()
             for begun in (0, 2, 4, 5):
                 assert sum(caller.connection.has_begun for caller in callers) == begun
+                await asyncio.sleep(0)
+
+        asyncio.run(play())
+
+    def test_r15_handshakes_that_take_long_keep_members_waiting_no_longer(
+        self, tls: TlsContexts, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def play() -> None:
+            monkeypatch.setattr(connections_module, "HANDSHAKES_S", 0.0)
+            house = House(tls=tls)
+            callers = [Caller(house, context) for _ in range(3)]
+            for caller in callers:
+                caller.knock()
+            for begun in range(4):
+                assert sum(caller.connection.has_begun for caller in callers) == begun
+                await asyncio.sleep(0)
+
+        asyncio.run(play())
+
+    def test_r15_who_sends_much_before_its_hello_has_turns_for_it(
+        self, tls: TlsContexts, context: ssl.SSLContext
+    ) -> None:
+        async def play() -> None:
+            house = House(tls=tls)
+            caller = Caller(house, context)
+            for _ in range(2):
+                caller.knock()
+                await asyncio.sleep(0)
+            caller.pipe.send(frame(bytes(3 * PIECE_BYTES)))
+            caller.connection.data_received(caller.pipe.take_output())
+            for left in (True, True, True, True, False):
+                assert bool(caller.connection.unread) == left
+                assert (house.connections._unread_bytes > 0) == left
                 await asyncio.sleep(0)
 
         asyncio.run(play())

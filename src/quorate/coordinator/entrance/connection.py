@@ -13,7 +13,7 @@ from quorate.errors import (
     RendezvousProtocolError,
 )
 from quorate.identity import Endpoint
-from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
+from quorate.wire.frames import FRAME_BYTES_MAX, GREETING_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     Hello,
     Proven,
@@ -34,6 +34,21 @@ __all__ = ["Connection", "Service", "framed"]
 # What a peer that does not read may make us keep for it.
 UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 
+# Ciphertext is read in pieces of so many bytes, between which others may have their turn: one that
+# holds nothing but changes of keys (27 bytes, RFC 8446, section 4.6.3) costs 2 ms.
+PIECE_BYTES = 4096
+
+# What a peer may send until its hello is in: a handshake with its certificates, the hello, a proof.
+HANDSHAKE_BYTES_MAX = 4 * GREETING_BYTES_MAX
+
+# Ciphertext that says nothing: of a record nothing can be read before all of it is there, and ours
+# have 2 KiB. Beyond it, so many bytes are as a request.
+BARREN_BYTES_MAX = 4 * 1024
+BARREN_BYTES_COUNTED = 256
+
+# What a message may have beside it in ciphertext; a large one has some 1 % more, and may have 25 %.
+RECORD_BYTES = 64
+
 
 class Service(Protocol):
     """What a connection needs of the coordinator behind it."""
@@ -49,7 +64,7 @@ class Service(Protocol):
         ...
 
     def knocked(self, connection: Connection, data_bytes: int) -> None:
-        """Let a connection `take_turn` soon: so many bytes of its handshake have come."""
+        """Let a connection `take_turn` soon: so many bytes have come before its hello is in."""
         ...
 
     def admitted(self, connection: Connection, may_act: bool) -> None:
@@ -61,7 +76,7 @@ class Service(Protocol):
         ...
 
     def failed(self, connection: Connection, body_bytes: int) -> None:
-        """Note that a request of so many bytes meant nothing, and was answered by a failure."""
+        """Note that so many bytes meant nothing: count them as a request."""
         ...
 
     def refused(self, connection: Connection, why: Exception | str) -> None:
@@ -92,16 +107,19 @@ class Connection(asyncio.Protocol):
         beats: The same: how often it has said that it lives.
         beats_since_s: The same: since when.
         has_begun: Whether it had a turn to shake hands.
-        unread: What has come for its next turn.
+        unread: What has come for its next turns, over TLS.
         waits_since_s: Since when it waits for that; `None` if it does not.
         transport: The socket; `None` before it is there, and after its end.
     """
 
     __slots__ = (
+        "_barren_bytes",
         "_door",
         "_finished",
+        "_handshake_bytes",
         "_pipe",
         "_reader",
+        "_sealed",
         "_service",
         "asked",
         "asked_bytes",
@@ -124,6 +142,8 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._door = door
         self._finished = False
+        self._handshake_bytes = self._barren_bytes = 0
+        self._sealed = b""
         self.asked = self.asked_bytes = self.asked_turn = self.beats = 0
         self.beats_since_s = 0.0
         self.paused = False
@@ -142,20 +162,37 @@ class Connection(asyncio.Protocol):
         self._service.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on the messages that the bytes complete; keep what belongs to a handshake."""
+        """Hand on the messages that the bytes complete; what TLS brings before the hello waits."""
         self._service.tally.received_bytes += len(data)
-        if self._pipe is not None and not self._pipe.established:
+        if self._pipe is not None and not self.greeted:
             self.unread += data
             self._service.knocked(self, len(data))
         else:
             self._read(data)
 
     def take_turn(self) -> None:
-        """Read what has come for the handshake, and what follows it."""
+        """Read some of what has come before the hello is in; all that follows it is read at once.
+
+        What is left in `unread` is for another turn.
+        """
         self.has_begun = True
-        data, self.unread = self.unread, b""
+        piece, self.unread = self.unread[:PIECE_BYTES], self.unread[PIECE_BYTES:]
+        self._handshake_bytes += len(piece)
         if self.is_open:
-            self._read(data)
+            self._read(piece)
+        if self.greeted:
+            rest, self.unread = self.unread, b""
+            if rest:
+                self._read(rest)
+        elif self._handshake_bytes >= HANDSHAKE_BYTES_MAX and self.is_open:
+            self.refuse(
+                RendezvousProtocolError(
+                    f"The peer has sent {HANDSHAKE_BYTES_MAX} bytes and no hello: it is no agent, "
+                    f"or its certificates are too long."
+                )
+            )
+        if not self.is_open:
+            self.unread = b""
 
     def pause(self) -> None:
         """Read nothing more until `resume`."""
@@ -172,13 +209,44 @@ class Connection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         try:
-            for body in self._reader.feed(self._plain(data) if data else b""):
-                self._take(body)
-                # Who was sent away has said enough, however much has come with it.
-                if self.paused or not self.is_open:
-                    return
+            if self._pipe is None:
+                self._hear(data)
+            else:
+                self._unseal(self._pipe, data)
         except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
             self.refuse(error)
+
+    def _hear(self, data: bytes) -> None:
+        """Take the messages that the bytes complete, and those that are left from before."""
+        for body in self._reader.feed(data):
+            self._barren_bytes = max(self._barren_bytes - RECORD_BYTES, 0)
+            self._take(body)
+            # Who was sent away has said enough, however much has come with it.
+            if self.paused or not self.is_open:
+                return
+
+    def _unseal(self, pipe: TlsPipe, data: bytes) -> None:
+        """Read ciphertext in pieces; what costs much, and says little, counts as requests do."""
+        sealed, self._sealed = self._sealed + data, b""
+        if not data:
+            self._hear(b"")
+        for start in range(0, len(sealed), PIECE_BYTES):
+            self._count_barren()
+            if self.paused or not self.is_open:
+                self._sealed = sealed[start:]
+                return
+            piece = sealed[start : start + PIECE_BYTES]
+            plaintext = self._plain(pipe, piece)
+            self._barren_bytes += len(piece) - len(plaintext) * 5 // 4
+            self._hear(plaintext)
+        self._count_barren()
+
+    def _count_barren(self) -> None:
+        """Let ciphertext that says nothing keep its own sender waiting, if there is much of it."""
+        self._barren_bytes = max(self._barren_bytes, 0)
+        while self.greeted and self._barren_bytes > BARREN_BYTES_MAX and not self.paused:
+            self._barren_bytes -= BARREN_BYTES_COUNTED
+            self._service.failed(self, BARREN_BYTES_COUNTED)
 
     def _take(self, body: bytes) -> None:
         word = self._decoded(body)
@@ -193,6 +261,7 @@ class Connection(asyncio.Protocol):
             return
         if isinstance(request, Hello):
             self.greeted = True
+            self._barren_bytes = 0
             self._reader.bytes_max = FRAME_BYTES_MAX
         # Bytes alone are no word, and what is said before the hello is in is none: a peer that
         # says something now and then would stay for ever.
@@ -212,11 +281,8 @@ class Connection(asyncio.Protocol):
             self._service.failed(self, len(body))
             return None
 
-    def _plain(self, data: bytes) -> bytes:
+    def _plain(self, pipe: TlsPipe, data: bytes) -> bytes:
         """Return what the peer says in the bytes that it has sent."""
-        pipe = self._pipe
-        if pipe is None:
-            return data
         try:
             return pipe.feed(data)
         finally:

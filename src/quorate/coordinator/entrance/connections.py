@@ -35,9 +35,12 @@ GREETING_TIMEOUT_S = 10.0
 # dead.
 IDLE_TIMEOUT_S = 120.0
 
-# How many handshakes go on in one turn of the loop, in which members are heard: they take less than
+# How many handshakes go on in one turn of the loop, in which members are heard: they take some
 # 20 ms. Fewer would make it slower for thousands to join: each turn of the loop has its price.
 HANDSHAKES_AT_ONCE_MAX = 32
+
+# For how long they do: what strangers send may cost more than a handshake does.
+HANDSHAKES_S = 0.04
 
 # What may wait for that, of all newcomers; beyond it handshakes do not wait, and members may.
 UNREAD_BYTES_TOTAL_MAX = 64 * 1024 * 1024
@@ -108,7 +111,7 @@ class Connections:
             self._turn_one_away(connection)
 
     def knocked(self, connection: Connection, data_bytes: int) -> None:
-        """Let a connection have its turn to shake hands."""
+        """Let a connection have its turn, until its hello is in."""
         self._unread_bytes += data_bytes
         if self._unread_bytes > UNREAD_BYTES_TOTAL_MAX:
             self._give_turn(connection)
@@ -195,10 +198,13 @@ class Connections:
     def _give_turns(self) -> None:
         """Go on with handshakes for a while, and with the others after the next look at members."""
         self._turns_planned = False
+        begun_s = self._now_s()
         for _ in range(min(HANDSHAKES_AT_ONCE_MAX, len(self._newcomers))):
             number = self._newcomers.take()
             if number in self.by_number:
                 self._give_turn(self.by_number[number])
+            if self._now_s() - begun_s >= HANDSHAKES_S:
+                break
         if self._newcomers:
             self._plan_turns()
 
@@ -211,6 +217,8 @@ class Connections:
             connection.heard_s += self._now_s() - connection.waits_since_s
             connection.waits_since_s = None
         connection.take_turn()
+        if connection.unread:
+            self.knocked(connection, len(connection.unread))
 
     def _pardon(self, gap_s: float) -> None:
         """Let a time in which nobody was heard, since this process was away, count for nobody."""
