@@ -136,6 +136,7 @@ FLOORS: dict[str, str] = {
         coordinator.entrance.admission
         coordinator.entrance.flow
         coordinator.entrance.newcomers
+        coordinator.entrance.unfinished
         coordinator.hindrance
         coordinator.agent.attachment
         coordinator.agent.candidates
@@ -301,6 +302,7 @@ PURE = {
     "coordinator.entrance.flow",
     "coordinator.entrance.newcomers",
     "coordinator.entrance.refusals",
+    "coordinator.entrance.unfinished",
     "coordinator.hindrance",
     "coordinator.ledgers.records",
     "coordinator.ledgers.stored_state",

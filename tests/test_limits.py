@@ -19,6 +19,7 @@ MODULES = (
     "coordinator.entrance.connection",
     "coordinator.entrance.flow",
     "coordinator.entrance.connections",
+    "coordinator.entrance.unfinished",
     "coordinator.engine.reports",
     "coordinator.runs.store",
     "core.node",

@@ -56,6 +56,7 @@ class Notes:
         self.tally = Tally()
         self.told: list[tuple[Any, ...]] = []
         self.pauses = self.redirects = False
+        self.held_bytes = 0
 
     def now_s(self) -> float:
         return self.clock.monotonic()
@@ -80,6 +81,9 @@ class Notes:
         self.told.append(("failed", body_bytes))
         if self.pauses:
             connection.pause()
+
+    def holds(self, connection: Connection, unfinished_bytes: int) -> None:
+        self.held_bytes = unfinished_bytes
 
     def refused(self, connection: Connection, why: Exception | str) -> None:
         self.told.append(("refused", connection.peer()))

@@ -212,6 +212,10 @@ class CoordinatorServer:
         self._flow.count(connection, body_bytes)
         self._plan_flush()
 
+    def holds(self, connection: Connection, unfinished_bytes: int) -> None:
+        """Count what is kept of unfinished messages."""
+        self._connections.holds(connection, unfinished_bytes)
+
     def refused(self, connection: Connection, why: Exception | str) -> None:
         """Log why a peer is refused."""
         self._connections.note_refusal(connection, why)

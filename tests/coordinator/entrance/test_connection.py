@@ -87,6 +87,30 @@ def test_what_is_said_is_handed_on_whole_and_in_order(peer: Peer) -> None:
     assert peer.notes.tally.received_bytes == len(data)
 
 
+def test_r15_what_is_kept_of_an_unfinished_message_is_told(peer: Peer) -> None:
+    data = frame(encode(HELLO))
+    for end, held in ((3, 3), (len(data) - 1, len(data) - 1), (len(data), 0)):
+        start = peer.notes.held_bytes
+        peer.connection.data_received(data[start:end])
+        assert peer.notes.held_bytes == held
+
+
+def test_what_a_pause_has_left_is_not_unfinished(peer: Peer) -> None:
+    peer.notes.pauses = True
+    data = frame(encode(Ping(1)))
+    peer.connection.data_received(frame(encode(HELLO)) + data + data[:-1])
+    assert (peer.wire.paused, peer.notes.held_bytes) == (True, 0)
+    peer.notes.pauses = False
+    peer.connection.resume()
+    assert peer.notes.held_bytes == len(data) - 1
+
+
+def test_who_is_refused_is_kept_nothing_of(peer: Peer) -> None:
+    peer.connection.data_received(frame(encode(HELLO))[:-1])
+    peer.connection.refuse(RendezvousConnectionError("no room"))
+    assert peer.connection._reader.buffered == 0
+
+
 def test_what_is_written_is_counted(peer: Peer) -> None:
     peer.connection.write(framed(Pong(3)))
     assert peer.wire.replies == [Pong(3)]

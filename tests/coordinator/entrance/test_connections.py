@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quorate.coordinator.entrance import connections as connections_module
+from quorate.coordinator.entrance import unfinished as unfinished_module
 from quorate.coordinator.entrance.connection import PIECE_BYTES, Connection
 from quorate.coordinator.entrance.connections import (
     GREETING_TIMEOUT_S,
@@ -36,6 +37,9 @@ class Coordinator(Notes):
 
     def knocked(self, connection: Connection, data_bytes: int) -> None:
         self.connections.knocked(connection, data_bytes)
+
+    def holds(self, connection: Connection, unfinished_bytes: int) -> None:
+        self.connections.holds(connection, unfinished_bytes)
 
 
 class House:
@@ -100,6 +104,26 @@ def test_r15_without_room_the_oldest_stranger_is_turned_away() -> None:
     assert "it may have 4" in refused.message
     assert not oldest.is_open
     assert all(connection.is_open for connection in (peer, *others))
+
+
+def test_r15_of_unfinished_messages_no_more_is_kept_than_there_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unfinished_module, "UNFINISHED_BYTES_TOTAL_MAX", 200_000)
+    house = House()
+    message = frame(bytes(90_000))
+    peers = [house.arrive(greeted=True) for _ in range(4)]
+    for peer in peers[:2]:
+        peer.data_received(message[:80_000])
+    peers[0].data_received(message[80_000:-1])
+    peers[2].data_received(message[:80_000])
+    (refused,) = house.wire(peers[1]).replies
+    assert isinstance(refused, Refused)
+    assert "send it again" in refused.message
+    assert [peer.is_open for peer in peers] == [True, False, True, True]
+    house.connections.remove(peers[2])
+    peers[3].data_received(message[:80_000])
+    assert peers[0].is_open
 
 
 def test_r15_the_time_to_say_hello_is_shorter_than_the_time_to_rest() -> None:

@@ -79,6 +79,10 @@ class Service(Protocol):
         """Note that so many bytes meant nothing: count them as a request."""
         ...
 
+    def holds(self, connection: Connection, unfinished_bytes: int) -> None:
+        """Note how much of a message is kept whose rest has not come; it has changed."""
+        ...
+
     def refused(self, connection: Connection, why: Exception | str) -> None:
         """Note that a peer is refused, before its connection ends."""
         ...
@@ -121,6 +125,7 @@ class Connection(asyncio.Protocol):
         "_reader",
         "_sealed",
         "_service",
+        "_unfinished_bytes",
         "asked",
         "asked_bytes",
         "asked_turn",
@@ -142,7 +147,7 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._door = door
         self._finished = False
-        self._handshake_bytes = self._barren_bytes = 0
+        self._handshake_bytes = self._barren_bytes = self._unfinished_bytes = 0
         self._sealed = b""
         self.asked = self.asked_bytes = self.asked_turn = self.beats = 0
         self.beats_since_s = 0.0
@@ -215,6 +220,14 @@ class Connection(asyncio.Protocol):
                 self._unseal(self._pipe, data)
         except (RendezvousConnectionError, RendezvousAuthenticationError) as error:
             self.refuse(error)
+        self._note_unfinished()
+
+    def _note_unfinished(self) -> None:
+        # What a pause has left in the reader waits for us, not for the peer.
+        unfinished_bytes = 0 if self.paused else self._reader.buffered
+        if unfinished_bytes != self._unfinished_bytes:
+            self._unfinished_bytes = unfinished_bytes
+            self._service.holds(self, unfinished_bytes)
 
     def _hear(self, data: bytes) -> None:
         """Take the messages that the bytes complete, and those that are left from before."""
@@ -310,6 +323,8 @@ class Connection(asyncio.Protocol):
             answer = failure(0, error)
             self.write(frame(encode(Refused(answer.code, answer.message))))
             self.close()
+            # The socket stays for as long as the peer does not read; what it has sent need not.
+            self._reader = FrameReader()
 
     def redirect(self, endpoint: str) -> None:
         """Send the peer to the coordinator that decides, and end the connection."""

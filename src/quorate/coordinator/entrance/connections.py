@@ -14,6 +14,7 @@ from quorate.coordinator.entrance.connection import Connection, Service, framed
 from quorate.coordinator.entrance.door import Door, Keys
 from quorate.coordinator.entrance.newcomers import Newcomers, network_of
 from quorate.coordinator.entrance.refusals import RefusalLog
+from quorate.coordinator.entrance.unfinished import Unfinished
 from quorate.errors import RendezvousConnectionError
 from quorate.tls import TlsContexts
 from quorate.wire.messages import Reply
@@ -80,6 +81,7 @@ class Connections:
         self._refusals = RefusalLog()
         self._newcomers = Newcomers()
         self._unread_bytes = 0
+        self._unfinished = Unfinished()
         self._turns_planned = False
         self._last_number = 0
         self._ticked_s = self._scanned_s = now_s()
@@ -123,11 +125,23 @@ class Connections:
         self._newcomers.wait(connection.number, network, connection.has_begun)
         self._plan_turns()
 
+    def holds(self, connection: Connection, unfinished_bytes: int) -> None:
+        """Note how much of an unfinished message is kept; without room for it, somebody goes."""
+        for leaving in self._unfinished.note(connection.number, unfinished_bytes):
+            if leaving in self.by_number:
+                self.by_number[leaving].refuse(
+                    RendezvousConnectionError(
+                        "The coordinator keeps too much of messages whose rest has not come, and "
+                        "of this one nothing more has come for longest: send it again."
+                    )
+                )
+
     def remove(self, connection: Connection) -> bool:
         """Forget a connection that has ended; return whether it had not been given up before."""
         self.open_count -= 1
         self._newcomers.gone(connection.number)
         self._unread_bytes -= len(connection.unread)
+        self._unfinished.gone(connection.number)
         self.admission.gone(connection.number)
         return self.by_number.pop(connection.number, None) is not None
 
