@@ -275,6 +275,27 @@ class TestHandshakes:
 
         asyncio.run(play())
 
+    def test_r15_a_turn_that_fails_does_not_take_that_of_others(
+        self, tls: TlsContexts, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def play() -> None:
+            failures: list[object] = []
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, what: failures.append(what["exception"]))
+            house = House(tls=tls)
+            callers = [Caller(house, context) for _ in range(3)]
+            monkeypatch.setattr(type(callers[0].connection), "take_turn", fail)
+            for caller in callers:
+                caller.knock()
+            for count in range(4):
+                assert len(failures) == count
+                await asyncio.sleep(0)
+
+        def fail(_: Connection) -> None:
+            raise MemoryError
+
+        asyncio.run(play())
+
     def test_r15_who_sends_much_before_its_hello_has_turns_for_it(
         self, tls: TlsContexts, context: ssl.SSLContext
     ) -> None:

@@ -213,14 +213,17 @@ class Connections:
         """Go on with handshakes for a while, and with the others after the next look at members."""
         self._turns_planned = False
         begun_s = self._now_s()
-        for _ in range(min(HANDSHAKES_AT_ONCE_MAX, len(self._newcomers))):
-            number = self._newcomers.take()
-            if number in self.by_number:
-                self._give_turn(self.by_number[number])
-            if self._now_s() - begun_s >= HANDSHAKES_S:
-                break
-        if self._newcomers:
-            self._plan_turns()
+        try:
+            for _ in range(min(HANDSHAKES_AT_ONCE_MAX, len(self._newcomers))):
+                number = self._newcomers.take()
+                if number in self.by_number:
+                    self._give_turn(self.by_number[number])
+                if self._now_s() - begun_s >= HANDSHAKES_S:
+                    break
+        finally:
+            # One whose turn fails does not take that of the others.
+            if self._newcomers:
+                self._plan_turns()
 
     def _give_turn(self, connection: Connection) -> None:
         self._newcomers.gone(connection.number)
