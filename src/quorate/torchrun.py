@@ -437,7 +437,7 @@ def _create_handler(params: torch_api.RendezvousParameters) -> TorchRendezvousHa
     # torch does not call `shutdown` where a signal ends it.
     atexit.register(coordinator.close)
     own.endpoint = str(coordinator.endpoint)
-    own.config["state_dir"] = own.config.get("state_dir") or coordinator.folder
+    own.config = {"state_dir": coordinator.folder, **own.config}
     return TorchRendezvousHandler(
         get_rendezvous_handler(own), store_timeout, health_check, coordinator
     )

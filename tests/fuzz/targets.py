@@ -733,7 +733,7 @@ def numbers(data: bytes) -> None:
     if isinstance(nodes, tuple):
         assert 1 <= nodes[0] <= nodes[1]
         assert parse_nodes(f"{nodes[0]}:{nodes[1]}") == nodes
-    workers = attempt(lambda: parse_workers(text), RendezvousSettingsError)
+    workers = attempt(lambda: parse_workers(text, 8, 64), RendezvousSettingsError)
     assert isinstance(workers, RendezvousError) or workers >= 1
 
 
