@@ -6,6 +6,8 @@ encoded and decoded on its way, and after every step each run's invariants are c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
 from typing import Any, TypeVar
@@ -34,6 +36,7 @@ from quorate.wire.messages import (
     Refused,
     Reply,
     Request,
+    SetValue,
     decode_reply,
     decode_request,
     encode,
@@ -257,6 +260,16 @@ class Driver:
             self._in_flight = self.engine.take_batch()
         self._let_out()
         self._check()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let a write be under way: what is said meanwhile becomes one batch. It takes a world."""
+        writer = self.store("writer")
+        self.stalled = True
+        writer.say(SetValue(next(self.numbers), self.state.name, "key", b""))
+        yield
+        self.stalled = False
+        self.deliver()
 
     def finish(self) -> None:
         """Do what takes long to its end."""

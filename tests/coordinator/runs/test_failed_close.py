@@ -6,7 +6,17 @@ from quorate.coordinator.runs.failed_close import FailedClose
 from quorate.coordinator.runs.outbox import Send
 from quorate.coordinator.runs.session import Session
 from quorate.core.transitions import finish
-from quorate.wire.messages import FAILED, Close, Finish, Flag, GetWorld, Ping, Probe, Welcome
+from quorate.wire.messages import (
+    FAILED,
+    Changed,
+    Close,
+    Finish,
+    Flag,
+    GetWorld,
+    Ping,
+    Probe,
+    Welcome,
+)
 from tests.coordinator.driver import QUICK_REGROUP, Driver, places, rejoin
 from tests.coordinator.rooms import Rooms
 
@@ -157,7 +167,7 @@ class TestFailedClose:
         b.cut()
         a.close("it broke", FAILED)
         b.reconnect()
-        assert [type(message) for message in b.take()] == [Welcome, Probe]
+        assert [type(message) for message in b.take()] == [Welcome, Probe, Changed]
         assert not driver.state.closed, "its hello may be from before the probe"
         b.ping()
         assert driver.state.closed

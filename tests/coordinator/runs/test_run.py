@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from quorate.wire.messages import (
     FAILED,
     SUCCEEDED,
     Changed,
+    Drain,
     Failed,
     Finish,
     Flag,
     Joined,
     Ping,
     Pong,
+    Scale,
     Waiting,
     Welcome,
 )
@@ -232,6 +236,41 @@ class TestLoss:
         c.reconnect()
         assert c.told.waiting > 0
         assert "it was declared lost" in c.told.reason
+
+    @pytest.mark.parametrize("command", [Drain(1, "c"), Scale(1, 2)])
+    def test_r8_who_loses_its_place_in_a_regroup_of_one_batch_is_told(
+        self, command: Drain | Scale
+    ) -> None:
+        driver = Driver(2, 3)
+        a, b, c = driver.world("a", "b", "c")
+        with driver.writing():
+            rejoin(a, b)
+            driver.operator().say(command)
+        assert driver.state.complete
+        assert places(a, b) == [0, 1]
+        assert c.told.waiting
+        assert "lost its place" in c.told.reason
+        assert (a.told.waiting, b.told.waiting) == (0, 0)
+
+    def test_r8_who_has_finished_is_told_of_a_regroup_of_one_batch(self) -> None:
+        driver = Driver(2, 3)
+        a, b, c = driver.world("a", "b", "c")
+        c.say(Finish(1))
+        with driver.writing():
+            rejoin(a, b)
+        assert places(a, b) == [0, 1]
+        assert c.told.waiting
+
+    def test_r8_who_comes_back_hears_that_a_reason_was_taken_back(self) -> None:
+        driver = Driver(2, 3)
+        a, b, _ = driver.world("a", "b", "c")
+        operator = driver.operator()
+        operator.say(Scale(1, 2))
+        assert b.told.waiting
+        b.cut()
+        operator.say(Scale(2, None))
+        b.reconnect()
+        assert (a.told.waiting, b.told.waiting) == (0, 0)
 
 
 class TestExplanations:

@@ -67,20 +67,32 @@ class Herald:
         self._outbox = outbox
         self._context = context
         self._told = self._signature(0)
-        self._to_greet: list[Session] = []
+        self._to_greet: list[tuple[Session, bool]] = []
         self._explained: dict[str, tuple[str, float]] = {}
 
     def begin_world(self) -> None:
-        """Note that a world begins: its members start with nobody waiting, which needs no push."""
+        """Note that a world begins, before its members are answered: that needs no push to them.
+
+        Whoever holds another world and waits for none may not have heard of the regroup: it may
+        have begun and ended since the last call of `tell`.
+        """
         self._told = self._signature(0)
         self._explained.clear()
+        for session in self._sessions.values():
+            if session.join is None and not stands(self._state, session):
+                self.greet(session)
 
-    def greet(self, session: Session) -> None:
+    def greet(self, session: Session, is_back: bool = False) -> None:
         """Have `tell` say to one agent what has changed, if anything has, since its world.
 
         Not before: what was handled just now may have consequences that are still to be drawn.
+
+        Args:
+            session: The agent's.
+            is_back: Whether it may still believe what it was told over another connection: if
+                nobody waits any more, it is told that too.
         """
-        self._to_greet.append(session)
+        self._to_greet.append((session, is_back))
 
     def tell_lost(self, session: Session, reason: str) -> None:
         """Tell a node that it was declared lost: should it be alive, it reads this first (R8)."""
@@ -92,8 +104,8 @@ class Herald:
         """Push what has changed to the agents that are at work, and to those to greet (R8)."""
         state = self._state
         to_greet, self._to_greet = self._to_greet, []
-        for session in to_greet:
-            self._tell_one(session)
+        for session, is_back in to_greet:
+            self._tell_one(session, is_back)
         told = self._signature(nodes_waiting(self._context(None), None))
         if told == self._told:
             return
@@ -108,10 +120,10 @@ class Herald:
                 message = self._change(self._waiting_for(group[0]), group[0])
                 self._outbox.send_all(_connections(group), message)
 
-    def _tell_one(self, session: Session) -> None:
+    def _tell_one(self, session: Session, is_back: bool) -> None:
         if session.join is None and (session.holding is not None or self._state.closed):
             waiting = self._waiting_for(session)
-            if waiting or self._state.closed:
+            if waiting or is_back or self._state.closed:
                 self._outbox.send(session.connection, self._change(waiting, session))
 
     def explain(self, now_s: float, waits_for_s: float | None = None) -> None:
