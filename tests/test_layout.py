@@ -228,6 +228,7 @@ FLOORS: dict[str, str] = {
         testing.sim.coordinator
         testing.sim.seat
         testing.sim.agent
+        testing.sim.beliefs
         testing.sim.watch
         testing.sim.operator
         testing.sim.havoc

@@ -18,6 +18,7 @@ import msgspec
 
 from quorate.coordinator.engine import GAP_MAX_S, Engine
 from quorate.coordinator.runs import roll, rounds, run
+from quorate.coordinator.runs.herald import Herald
 from quorate.coordinator.runs.joins import Joins
 from quorate.coordinator.runs.run import Run
 from quorate.coordinator.runs.store import RunStore
@@ -351,7 +352,41 @@ def any_word_answers_a_probe() -> Iterator[None]:
 @contextmanager
 def late_probe_not_repeated() -> Iterator[None]:
     """Whoever was away when a probe was sent is never asked."""
-    with patch.object(Run, "greet", lambda self, session: self._herald.greet(session)):
+
+    def greet(self: Run, session: Any) -> None:
+        self._herald.greet(session, is_back=True)
+
+    with patch.object(Run, "greet", greet):
+        yield
+
+
+@contextmanager
+def quick_regroup_untold() -> Iterator[None]:
+    """A member that loses its place in a regroup of one batch is not told."""
+
+    def make(real: Any) -> Any:
+        def begin_world(self: Herald) -> None:
+            to_greet = list(self._to_greet)
+            real(self)
+            self._to_greet = to_greet
+
+        return begin_world
+
+    with instead(Herald, "begin_world", make):
+        yield
+
+
+@contextmanager
+def reason_kept_over_a_reset() -> Iterator[None]:
+    """Whoever was away when nobody waited any more still believes that somebody does."""
+
+    def make(real: Any) -> Any:
+        def greet(self: Herald, session: Any, is_back: bool = False) -> None:
+            real(self, session)
+
+        return greet
+
+    with instead(Herald, "greet", make):
         yield
 
 
@@ -372,7 +407,7 @@ class Planted(NamedTuple):
 
 
 PLANTED = {
-    "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1", "R3"), 2),
+    "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1", "R3", "R8"), 1),
     "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 105),
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
     "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
@@ -396,6 +431,8 @@ PLANTED = {
     "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 71),
     "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 108),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
+    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 1),
+    "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 1),
     "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 20),
 }
 

@@ -201,6 +201,11 @@ class SimAgent(Peer):
         connection = self._connection
         return self.is_attached and connection is not None and connection.server is coordinator
 
+    def has_read_all(self, connection: Connection) -> bool:
+        """Return whether it is attached over a connection, and has read what came over it."""
+        awake = self.alive and not self.frozen
+        return awake and self.is_attached and connection is self._connection and connection.is_quiet
+
     def connected(self, connection: Connection) -> None:
         """See `Peer`."""
         if connection.number not in self.connections:
@@ -247,14 +252,16 @@ class SimAgent(Peer):
             self._settle(outcome.request_id, outcome.answer, outcome.error)
         if attachment.phase is Phase.ENDED:
             self.kill(Ending.FINISH)
-        elif attachment.waiting and self._is_working():
-            self._return()
+        elif attachment.waiting and self.is_working:
+            self.come_back()
 
-    def _is_working(self) -> bool:
+    @property
+    def is_working(self) -> bool:
+        """Whether its workers run, and it stops them when it is told that somebody waits."""
         idle = self.joining is None and not self.returning
         return idle and self.place is not None and not (self.over or self.stuck)
 
-    def _return(self) -> None:
+    def come_back(self) -> None:
         """Stop the workers, and join again."""
         self.returning = True
         stopping_s = self.slow_s or self.schedule.between(*STOPPING_S)

@@ -51,6 +51,10 @@ class Watcher(Protocol):
         """Look at a message that is let out."""
         ...
 
+    def ticked(self, coordinator: SimCoordinator) -> None:
+        """Look at it after a tick, with nothing left that is to be stored or let out."""
+        ...
+
     def happened(self, coordinator: SimCoordinator, text: str) -> None:
         """Look at a line of the coordinator's log."""
         ...
@@ -103,6 +107,8 @@ class SimCoordinator(Peer):
         self.fence = 0
         self.started_s = self.schedule.now_s
         self.ticked_s = self._ticks_s = self.schedule.now_s
+        self._has_ticked = False
+        self._is_storing = False
         self.ledger = around.ledger
         self._watcher = around.watcher
         self.readers: dict[int, FrameReader] = {}
@@ -185,6 +191,12 @@ class SimCoordinator(Peer):
             self._watcher.happened(self, event.text)
         if batch is not None:
             self._store(batch)
+        elif self._has_ticked and self._is_idle(engine):
+            self._watcher.ticked(self)
+        self._has_ticked = False
+
+    def _is_idle(self, engine: Engine) -> bool:
+        return not (self._is_storing or self.withheld or engine.has_backlog)
 
     def is_certain(self) -> bool:
         """Return whether it is certain that nobody else decides (R17)."""
@@ -212,6 +224,7 @@ class SimCoordinator(Peer):
     def decide(self) -> None:
         """Load what is stored, and decide from now on."""
         self.started_s = self.schedule.now_s
+        self._is_storing = False
         self.engine = Engine(
             dict(self.ledger.records),
             self.machine,
@@ -232,6 +245,7 @@ class SimCoordinator(Peer):
     def _tick(self) -> None:
         self.ticked_s, self._ticks_s = self._ticks_s, self.schedule.now_s
         self.tick()
+        self._has_ticked = True
         self.later(TICK_S, self._tick)
 
     def _store(self, batch: Batch) -> None:
@@ -240,6 +254,7 @@ class SimCoordinator(Peer):
             if engine is None or engine is not writing:
                 return
             if outcome == "stored":
+                self._is_storing = False
                 engine.settle(batch, certain=self.is_certain())
             elif outcome == "deposed":
                 self.deposed()
@@ -253,6 +268,7 @@ class SimCoordinator(Peer):
                 self.ledger.commit(self, self.fence, batch.changes, done)
 
         writing = self.engine
+        self._is_storing = True
         write()
 
     def _send(self, sends: list[Send]) -> None:

@@ -148,6 +148,7 @@ class Havoc:
             self._stuck_caller,
             self._finish,
             self._failure_of_a_loss,
+            self._workers_fail,
         ]
         network = [
             self._reset,
@@ -166,6 +167,7 @@ class Havoc:
             self._fail_ledger,
             self._jump_clock,
             self._operate,
+            self._change_mind,
         ]
         if self._world.seat is not None:
             # What they share does not get lost.
@@ -373,6 +375,35 @@ class Havoc:
         if agent.alive and not agent.frozen:
             self._say(agent, f"{agent.node} has failed", FAILED)
 
+    def _workers_fail(self) -> None:
+        """Let members come back all at once and unasked, most of them while a write is under way.
+
+        That is what a job does whose collective operations fail. The few that do not come may be
+        the very ones that the operator lets go meanwhile.
+        """
+        members = self._working()
+        few = self._schedule.random.sample(members, min(len(members) // 2, self._upto(3)))
+        if not few:
+            return
+        back = [agent for agent in members if agent not in few]
+        names = [str(agent.node) for agent in few]
+        self._trace.fault("workers fail", "world", "but not those of {}", names)
+        for agent in back:
+            agent.handle(agent.use_store)
+        self._world.ledger.stalled = True
+        self._schedule.after(self._schedule.between(0.5, 1.5), self._world.ledger.go_on)
+        for agent in back:
+            agent.slow_s = 0.0
+            agent.handle(agent.come_back)
+        if self._schedule.chance(0.5):
+            for agent in few:
+                self._world.operator.drain(agent)
+        else:
+            self._world.operator.scale(len(back))
+
+    def _working(self) -> list[SimAgent]:
+        return [agent for agent in self._world.living() if agent.is_working and not agent.frozen]
+
     # The network.
 
     def _reset(self) -> None:
@@ -505,3 +536,24 @@ class Havoc:
 
     def _operate(self) -> None:
         self._world.operator.act()
+
+    def _change_mind(self) -> None:
+        """Let the operator wish for another size, and not any more before anybody has come back.
+
+        Members are busy, and the connections of some are reset meanwhile.
+        """
+        members = self._working()
+        settings, operator = self._world.settings, self._world.operator
+        wish = len(members) - settings.node_unit
+        if wish < settings.min_nodes:
+            return
+        back_s = self._schedule.between(0.1, 0.8)
+        self._trace.fault("change of mind", "operator", "{} nodes, for {:.1f} s", wish, back_s)
+        for agent in members:
+            agent.slow_s = self._schedule.between(1.0, 4.0)
+        operator.scale(wish)
+        self._schedule.after(back_s, operator.scale, None)
+        for agent in self._some_agents():
+            cut_s = back_s + self._schedule.between(-0.1, 0.02)
+            self._network.disturb(agent.machine.name)
+            self._schedule.after(cut_s, agent.cut, Ending.RESET)

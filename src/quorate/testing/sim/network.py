@@ -77,13 +77,14 @@ class Peer(Process):
 class _Stream:
     """One direction of a connection."""
 
-    __slots__ = ("arrives_s", "connection", "source", "stuck", "target")
+    __slots__ = ("arrives_s", "connection", "source", "stuck", "target", "under_way")
 
     def __init__(self, connection: Connection, source: Peer, target: Peer) -> None:
         self.connection = connection
         self.source = source
         self.target = target
         self.arrives_s = 0.0
+        self.under_way = 0
         self.stuck: list[bytes | Ending | None] = []
 
 
@@ -112,6 +113,11 @@ class Connection:
         """Return both directions."""
         return (self._up, self._down)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is on its way, in either direction."""
+        return not (self._up.under_way or self._down.under_way)
+
     def send(self, sender: Peer, data: bytes) -> None:
         """Send bytes, unless this side has ended."""
         if self.number in sender.connections:
@@ -133,6 +139,7 @@ class Connection:
     def arrive(self, stream: _Stream, item: bytes | Ending | None) -> None:
         """Let something reach its process, or bounce off a side that has ended."""
         target = stream.target
+        stream.under_way -= 1
         if item is None and target.alive:
             target.connections[self.number] = self
             target.handle(target.connected, self)
@@ -201,6 +208,7 @@ class Network:
         stuck, self._stuck = self._stuck, []
         for stream in stuck:
             items, stream.stuck = stream.stuck, []
+            stream.under_way -= len(items)
             for item in items:
                 self.carry(stream, item)
 
@@ -247,6 +255,7 @@ class Network:
 
     def carry(self, stream: _Stream, item: bytes | Ending | None) -> None:
         """Send something along one direction; it is never overtaken."""
+        stream.under_way += 1
         if (stream.source.machine.name, stream.target.machine.name) in self._blocked:
             if not stream.stuck:
                 self._stuck.append(stream)

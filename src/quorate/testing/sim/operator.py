@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Protocol
 
@@ -79,12 +79,20 @@ class SimOperator(Peer):
         """Give a command that is left to chance."""
         self.schedule.random.choice((self._drain, self._evict, self._hold, self._scale))()
 
+    def drain(self, agent: SimAgent) -> None:
+        """Let an agent leave when its world ends."""
+        self._say(Drain(next(self._numbers), str(agent.node), "at random"))
+
+    def scale(self, wish: int | None) -> None:
+        """Wish for worlds of so many nodes; `None` for as many as there may be."""
+        self._say(Scale(next(self._numbers), wish))
+
     def heal(self) -> None:
         """Take back what keeps a run from filling its rounds, until that is so."""
         state = self._world.state()
         if state is None or state.held or state.desired_nodes is not None:
             self._say(Release(next(self._numbers)))
-            self._say(Scale(next(self._numbers), None))
+            self.scale(None)
         self.later(AGAIN_S, self.heal)
 
     def connected(self, connection: Connection) -> None:
@@ -125,17 +133,16 @@ class SimOperator(Peer):
         return Hello(PROTOCOL_VERSION, ROLE_OPERATOR, RUN, session)
 
     def _drain(self) -> None:
-        self._name_one(lambda id, name: Drain(id, name, "at random"))
+        living = self._world.living()
+        if living:
+            self.drain(self.schedule.random.choice(living))
 
     def _evict(self) -> None:
         for_s = self.schedule.between(*BAN_S) if self.schedule.chance(0.7) else None
-        self._name_one(lambda id, name: Evict(id, name, for_s, "at random"))
-
-    def _name_one(self, make_request: Callable[[int, str], OperatorRequest]) -> None:
         living = self._world.living()
         if living:
             name = str(self.schedule.random.choice(living).node)
-            self._say(make_request(next(self._numbers), name))
+            self._say(Evict(next(self._numbers), name, for_s, "at random"))
 
     def _hold(self) -> None:
         self._say(Hold(next(self._numbers), "at random"))
@@ -147,8 +154,7 @@ class SimOperator(Peer):
     def _scale(self) -> None:
         settings = self._world.settings
         units = range(settings.min_nodes, settings.max_nodes + 1, settings.node_unit)
-        wish = None if self.schedule.chance(0.2) else self.schedule.random.choice(units)
-        self._say(Scale(next(self._numbers), wish))
+        self.scale(None if self.schedule.chance(0.2) else self.schedule.random.choice(units))
 
     def _say(self, request: OperatorRequest) -> None:
         self._world.trace.fault("operator's command", "operator", "{}", request)

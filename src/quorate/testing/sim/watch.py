@@ -16,6 +16,7 @@ from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, RendezvousState, World, WorldName
 from quorate.errors import RendezvousClosedError, RendezvousError
 from quorate.testing.sim.agent import RUN, SimAgent
+from quorate.testing.sim.beliefs import Beliefs
 from quorate.testing.sim.coordinator import SimCoordinator
 from quorate.testing.sim.ledger import SimLedger
 from quorate.testing.sim.rules import WorldRules, require
@@ -87,12 +88,14 @@ class Watch:
         self._verdicts: dict[str, NodeDesc] = {}
         self._open_since: tuple[object, float] | None = None
         self._called_since: tuple[object, float] | None = None
+        self._beliefs = Beliefs()
 
     # What a coordinator does.
 
     def loaded(self, coordinator: SimCoordinator) -> None:
         """See `Watcher`: what was told to somebody is in what was loaded (R14)."""
         self._open_since = self._called_since = None
+        self._beliefs.forget()
         self._trace.note(coordinator.name, "decides")
 
     def before(self, coordinator: SimCoordinator) -> None:
@@ -129,6 +132,12 @@ class Watch:
             require(closed, "R14", "agents hear that the run is closed, which is not stored")
         elif isinstance(message, Number | Flag | Value):
             self._answering(coordinator, connection, message)
+
+    def ticked(self, coordinator: SimCoordinator) -> None:
+        """See `Watcher`: who is at work knows whether there is a reason to regroup (R8)."""
+        run = _run_of(coordinator)
+        if run is not None and run.state.agreed is not None and coordinator.is_certain():
+            self._beliefs.check(coordinator, run)
 
     def happened(self, coordinator: SimCoordinator, text: str) -> None:
         """See `Watcher`: whoever is declared lost has given reason to (R9, R11)."""
