@@ -6,7 +6,7 @@ import pytest
 
 from quorate.coordinator.runs.joins import Departure
 from quorate.core.transitions import drain
-from quorate.wire.messages import FAILED, SUCCEEDED, Failed, Joined
+from quorate.wire.messages import FAILED, SUCCEEDED, Close, Failed, Flag, Joined, Leave
 from tests.coordinator.driver import Driver, places, rejoin
 from tests.coordinator.rooms import Rooms
 
@@ -49,25 +49,18 @@ class TestByHand:
         assert rooms.roll.moved
         assert list(rooms.joins.due()) == []
 
-    def test_who_gives_up_in_time_has_taken_back_what_it_did(self) -> None:
+    @pytest.mark.parametrize("late_s", [1, 60])
+    def test_who_gives_up_has_to_be_withdrawn(self, late_s: float) -> None:
         rooms = Rooms()
         a = rooms.add("a")
         rooms.ask(a, timeout_s=5)
-        rooms.let_pass(6)
-        assert rooms.joins.advance(a) is None
-        assert not rooms.roll.is_attached(a)
-        assert rooms.tally.losses["timeout"] == 1
+        rooms.let_pass(5 + late_s)
+        why = "gave up: waiting for 1 more node (1 of 2)"
+        assert rooms.joins.advance(a) == Departure(why, "timeout")
+        assert rooms.roll.is_attached(a), "that is its caller's to do"
         (send,) = rooms.said()
         assert isinstance(send.message, Failed)
-        assert "present: a_1_0; missing: 1 node" in send.message.message
-
-    def test_who_gives_up_late_has_to_be_withdrawn(self) -> None:
-        rooms = Rooms()
-        a = rooms.add("a")
-        rooms.ask(a, timeout_s=0)
-        rooms.let_pass(60)
-        assert rooms.joins.advance(a) == Departure("gave up waiting", "timeout")
-        assert rooms.roll.is_attached(a), "that is its caller's to do"
+        assert "waiting for 1 more node (1 of 2); present: a_1_0" in send.message.message
 
     def test_who_is_drained_goes_with_the_answer(self) -> None:
         rooms = Rooms(2, 2)
@@ -203,3 +196,41 @@ def test_r7_who_leaves_is_told_nothing_of_a_join_that_was_held() -> None:
     a.take()
     driver.let_pass(10)
     assert a.take() == []
+
+
+class TestGivingUp:
+    """Whoever gives up waiting is no part of the run, but may be connected all the same."""
+
+    def test_a_late_word_on_its_former_connection_does_not_take_it_out_again(self) -> None:
+        driver = Driver(2, 3)
+        a = driver.agent("a")
+        a.join(timeout_s=5)
+        driver.let_pass(6)
+        assert a.last(Failed).code == "timeout"
+        former = a.connection
+        assert former is not None
+        a.connect()
+        a.join()
+        driver.send(former, Leave(99, "late"))
+        assert a.node in driver.run.sessions
+        assert list(driver.state.participants) == [a.node]
+
+    def test_r7_it_hears_of_a_close(self) -> None:
+        driver = Driver(2, 3)
+        a = driver.agent("a")
+        a.join(timeout_s=5)
+        driver.let_pass(6)
+        driver.operator().say(Close(1, "enough"))
+        assert a.told.closed_reason == "enough"
+
+    def test_r7_a_member_that_gives_up_instead_of_answering_counts_as_lost(self) -> None:
+        driver = Driver(2, 3)
+        a, b, c = driver.world("a", "b", "c")
+        b.beats = False
+        asked = a.close("it broke", FAILED)
+        c.ping()
+        b.join(timeout_s=3)
+        driver.let_pass(4)
+        assert b.last(Failed).code == "timeout"
+        assert (a.last(Flag).id, a.last(Flag).value) == (asked, False)
+        assert not driver.state.closed

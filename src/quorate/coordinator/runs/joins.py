@@ -34,6 +34,8 @@ __all__ = ["Departure", "Joins"]
 _REFUSING = (Action.ERROR_CLOSED, Action.ERROR_TIMEOUT)
 _WAITING = (Action.SYNC, Action.KEEP_ALIVE)
 
+_LONG_AGO = float("-inf")
+
 
 class Departure(NamedTuple):
     """Why a node leaves the run with the answer to its join.
@@ -108,19 +110,18 @@ class Joins:
         held = session.join
         assert held is not None
         ctx = self._roll.context(session)
-        if held.deadline_s < self._roll.now_s:
-            # Before the operation gives up the place that it has.
-            held.attendance = attendance(ctx)
         while True:
+            # Too late, it takes nothing back: more follows from a withdrawal than it knows of.
+            deadline_s = held.deadline_s if held.deadline_s >= self._roll.now_s else _LONG_AGO
             try:
-                decision = held.op(ctx, held.deadline_s)
+                decision = held.op(ctx, deadline_s)
             except RendezvousError as error:
                 return self._fail(session, error)
             if decision.action is Action.FINISH:
                 self.answer(session, None)
                 return None
             if decision.action in _REFUSING:
-                return self._refuse(session, held, decision)
+                return self._refuse(session, held, ctx, decision)
             if decision.action in _WAITING:
                 held.reason = decision.reason
                 return None
@@ -154,7 +155,9 @@ class Joins:
             return Departure(drained, "drained")
         return None
 
-    def _refuse(self, session: Session, held: HeldJoin, decision: Decision) -> Departure | None:
+    def _refuse(
+        self, session: Session, held: HeldJoin, ctx: RendezvousContext, decision: Decision
+    ) -> Departure | None:
         run_id = self._roll.run_id
         if decision.action is Action.ERROR_CLOSED:
             reason = decision.reason
@@ -164,14 +167,13 @@ class Joins:
         waited_s = self._roll.now_s - held.since_s
         error = RendezvousTimeoutError(
             f"No round of the run '{run_id}' was completed with {session.node} within "
-            f"{waited_s:.0f} s: {held.reason or decision.reason}; {held.attendance}. Start the "
+            f"{waited_s:.0f} s: {held.reason or decision.reason}; {attendance(ctx)}. Start the "
             f"missing nodes, or raise join_timeout."
         )
         self.answer(session, error)
         if session.node not in self._roll.sessions:
             return None
-        # The operation takes back what it did, but not long after its deadline.
-        return Departure("gave up waiting", "timeout")
+        return Departure(f"gave up: {decision.reason}", "timeout")
 
     def _carry_out(
         self, session: Session, held: HeldJoin, ctx: RendezvousContext, decision: Decision
@@ -188,9 +190,6 @@ class Joins:
             self._minutes.record(kind, decision.reason, session.node)
             if state.complete and not was_complete:
                 self._minutes.because = f"all {len(state.participants)} nodes are here"
-        if session.node not in state.last_heartbeats:
-            # It gives up waiting, and takes back what it did.
-            self._roll.end(session.node, "timeout")
         if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST:
             # A spare waits without a deadline; now that it has a prospect, one counts again (R6).
             timeout_s = self._roll.settings.timeout.join.total_seconds()
@@ -219,7 +218,7 @@ def _kind_of(decision: Decision, state: RendezvousState, node: NodeDesc) -> str:
     """Return what kind of event a decision of a joining node is."""
     if decision.action is Action.ADD_TO_PARTICIPANTS:
         return "returned" if node in state.participants or node in state.survivors else "joined"
-    return _EVENTS.get(decision.action, "left")
+    return _EVENTS.get(decision.action, "completed")
 
 
 _EVENTS = {

@@ -357,9 +357,10 @@ class Run:
         if departure is None:
             return
         self._withdraw(session, *departure)
+        text = departure.reason
         if departure.cause == "drained":
-            text = f"{session.node} has left, {departure.reason}"
-            self._minutes.record("left", text, session.node)
+            text = f"{session.node} has left, {text}"
+        self._minutes.record("left", text, session.node)
 
     def _move_line(self) -> None:
         """Let those who wait take the places that are free, in order of arrival (R5)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from quorate.core.attendance import Attendance
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.ops import RendezvousJoinOp
 from quorate.core.state import WorldName
@@ -21,10 +20,9 @@ class HeldJoin:
 
     Attributes:
         reason: What it was told to wait for last.
-        attendance: Who was there when its time was over.
     """
 
-    __slots__ = ("attendance", "deadline_s", "op", "reason", "request_id", "since_s")
+    __slots__ = ("deadline_s", "op", "reason", "request_id", "since_s")
 
     def __init__(
         self, request_id: int, op: RendezvousJoinOp, deadline_s: float, since_s: float
@@ -34,7 +32,6 @@ class HeldJoin:
         self.deadline_s = deadline_s
         self.since_s = since_s
         self.reason = ""
-        self.attendance = Attendance()
 
 
 class Session:
