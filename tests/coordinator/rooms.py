@@ -52,14 +52,14 @@ class Rooms:
         """Return the session of a new life of a node, connected and not let in yet."""
         number = next(self._numbers)
         node = NodeDesc(name, 1, 0, f"life{number}")
-        session = Session(node, NodeProfile(node_id=node_id), self.observer.now_s)
+        profile, settings = NodeProfile(node_id=node_id), self.settings.agreed
+        session = Session(node, profile, self.observer.now_s, settings)
         session.connection = number
         return session
 
     def add(self, name: str, node_id: str = "") -> Session:
         """Let a node in."""
         session = self.session(name, node_id)
-        self.roll.agree(self.settings.agreed)
         self.roll.admit(session)
         return session
 

@@ -6,7 +6,7 @@ import pytest
 
 from quorate.coordinator.runs.roll import Roll
 from quorate.errors import RendezvousSettingsError
-from quorate.wire.messages import Failed
+from quorate.wire.messages import Evict, Failed
 from tests.coordinator.driver import Driver, places, refusal, rejoin
 from tests.coordinator.rooms import Rooms
 from tests.core.support import make_settings
@@ -18,7 +18,6 @@ class TestByHand:
     def test_who_comes_in_is_on_the_roll_and_has_to_be_stored(self) -> None:
         rooms = Rooms()
         a = rooms.session("a")
-        rooms.roll.agree(rooms.settings.agreed)
         assert rooms.roll.admit(a) is None
         assert rooms.roll.is_attached(a)
         assert rooms.roll.moved
@@ -60,11 +59,12 @@ class TestByHand:
         rooms = Rooms(2, 3)
         assert not rooms.roll.has_settings
         a = rooms.add("a")
-        other = make_settings(2, 4)
+        other = rooms.session("b")
+        other.settings = make_settings(2, 4).agreed
         with pytest.raises(RendezvousSettingsError, match="max_nodes"):
-            rooms.roll.agree(other.agreed)
+            rooms.roll.admit(other)
         rooms.roll.withdraw(a, "left", "left")
-        rooms.roll.agree(other.agreed)
+        rooms.roll.admit(other)
         assert rooms.roll.settings.max_nodes == 4
 
     def test_r9_who_was_loaded_has_a_full_window(self) -> None:
@@ -123,3 +123,29 @@ class TestIncarnations:
         agents = [driver.agent("same"), driver.agent("same")]
         rejoin(*agents)
         assert sorted(places(*agents)) == [0, 1]
+
+
+class TestSettings:
+    """R13: by whatever way a node comes in, its settings are compared."""
+
+    def test_r13_one_that_joins_again_on_its_connection(self) -> None:
+        driver = Driver(2, 3)
+        a, b = driver.world("a", "b")
+        a.leave()
+        b.leave()
+        driver.agent("c", max_nodes=5)
+        a.join()
+        assert "max_nodes" in refusal(a).message
+        assert a.node not in driver.state.last_heartbeats
+
+    def test_r13_one_that_is_kept_out_sets_nothing(self) -> None:
+        driver = Driver(2, 3)
+        a, b = driver.world("a", "b")
+        driver.agent("bad", node_id="bad")
+        driver.operator().say(Evict(1, "bad"))
+        a.leave()
+        b.leave()
+        assert "keeps out" in refusal(driver.agent("bad", "bad", min_nodes=7, max_nodes=9)).message
+        b.join()
+        assert driver.state.agreed == driver.settings.agreed
+        assert driver.agent("c").connection is not None

@@ -73,17 +73,6 @@ class Roll:
         assert self._settings is not None
         return self._settings
 
-    def agree(self, settings: AgreedSettings) -> None:
-        """Compare the settings of a node with the run's; while nobody is there, they become these.
-
-        Raises:
-            RendezvousSettingsError: They differ (R13).
-        """
-        if self.state.agreed is not None and self.state.last_heartbeats:
-            self.state.agreed.require_same(self.run_id, settings)
-        else:
-            self._settings = settings.to_settings(self.run_id)
-
     def context(self, session: Session | None) -> RendezvousContext:
         """Return what an operation of a session's node may look at; of nobody's for `None`."""
         if session is None:
@@ -108,8 +97,11 @@ class Roll:
 
         Raises:
             RendezvousEvictedError: The node is kept out of the run.
+            RendezvousSettingsError: Its settings differ from the run's (R13).
         """
         require_admissible(self.state, self.run_id, session.node, session.profile)
+        assert session.settings is not None
+        self._agree(session.settings)
         node_id = session.profile.node_id
         former = self.state.identities.get(node_id) if node_id else None
         self.sessions[session.node] = session
@@ -161,3 +153,14 @@ class Roll:
             self._tally.losses[cause] += 1
             self.touch(session.node)
             self.moved = True
+
+    def _agree(self, settings: AgreedSettings) -> None:
+        """Compare the settings of a node with the run's; while nobody is there, they become these.
+
+        Raises:
+            RendezvousSettingsError: They differ (R13).
+        """
+        if self.state.agreed is not None and self.state.last_heartbeats:
+            self.state.agreed.require_same(self.run_id, settings)
+        else:
+            self._settings = settings.to_settings(self.run_id)

@@ -141,8 +141,7 @@ class Run:
         session, stray = self.sessions.get(node), self._roll.strays.get(node)
         resumed = session is not None and node in self.state.last_heartbeats
         if session is None or not resumed:
-            self._roll.agree(hello.settings)
-            session = Session(node, profile, self.now_s)
+            session = Session(node, profile, self.now_s, hello.settings)
             if not self.state.closed:
                 self._admit(session)
         for former in (session, stray):
@@ -150,7 +149,7 @@ class Run:
                 self._outbox.end(former.connection)
                 former.connection = None
         self._roll.strays.pop(node, None)
-        session.connection = connection
+        session.connection, session.settings = connection, hello.settings
         self.revision += 1
         session.holding = WorldName(*hello.holding) if hello.holding else None
         self._judge.heard(session)
@@ -202,10 +201,10 @@ class Run:
             )
         session.profile = request.profile
         session.holding = WorldName(*request.after) if request.after else None
-        self._joins.hold(session, request)
         replaced = session.node in self.state.replaced
         if session.node not in self.sessions and not self.state.closed and not replaced:
             self._admit(session)
+        self._joins.hold(session, request)
         self._advance(session)
 
     def leave(self, session: Session, request: Leave) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.ops import RendezvousJoinOp
+from quorate.core.settings import AgreedSettings
 from quorate.core.state import WorldName
 
 __all__ = ["HeldJoin", "Session"]
@@ -41,6 +42,7 @@ class Session:
         node: The agent's node.
         profile: What it says about itself.
         heard_s: When it was heard last, on the engine's clock.
+        settings: What it was given; `None` if it was loaded, and has not come yet.
     """
 
     __slots__ = (
@@ -52,11 +54,19 @@ class Session:
         "join",
         "node",
         "profile",
+        "settings",
     )
 
-    def __init__(self, node: NodeDesc, profile: NodeProfile, heard_s: float) -> None:
+    def __init__(
+        self,
+        node: NodeDesc,
+        profile: NodeProfile,
+        heard_s: float,
+        settings: AgreedSettings | None = None,
+    ) -> None:
         self.node = node
         self.profile = profile
+        self.settings = settings
         self.hear(heard_s)
         self.connection: int | None = None
         self.ended_s: float | None = None
