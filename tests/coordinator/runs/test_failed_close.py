@@ -15,6 +15,7 @@ from quorate.wire.messages import (
     GetWorld,
     Ping,
     Probe,
+    Scale,
     Welcome,
 )
 from tests.coordinator.driver import QUICK_REGROUP, Driver, places, rejoin
@@ -275,3 +276,21 @@ class TestFailedClose:
         driver.agent("b", node_id="n")
         assert not a.last(Flag).value
         assert not driver.state.closed
+
+    def test_r7_a_failure_of_a_former_world_leaves_that_of_a_member_held(self) -> None:
+        driver = Driver(2, 3, timeout=QUICK_REGROUP)
+        a, b, c = driver.world("a", "b", "c")
+        driver.operator().say(Scale(1, 2))
+        rejoin(a, b)
+        places(a, b)
+        for agent in (a, b, c):
+            agent.take()
+            agent.beats = False
+        asked = a.close("out of memory", FAILED)
+        c.close("its peers are gone", FAILED)
+        assert [type(message) for message in b.take()] == [Probe], "nobody is asked because of c"
+        assert not c.last(Flag).value
+        assert c.node not in driver.run.sessions
+        b.ping()
+        assert (a.last(Flag).id, a.last(Flag).value) == (asked, True)
+        assert driver.state.closed_reason == "out of memory"

@@ -223,17 +223,21 @@ class Run:
         By the first word of the reason agents tell whether a run has succeeded or failed: that of
         an operator begins with neither.
 
-        Such a word counts while the member's world stands. Where another member was lost, work is
-        undone, and a failure was a symptom: the member leaves, and the rest regroup.
+        Such a word counts while the member's world stands, and is else a leave of that node alone.
+        Where another member was lost, work is undone, and a failure was a symptom: the member
+        leaves, and the rest regroup.
         """
         if session is None or not request.outcome or self.state.closed:
             self._close(request.reason if session is not None else _by_operator(request.reason))
             self._outbox.send(connection, Flag(request.id, True))
             return
-        broken = bool(self.state.departed) or not stands(self.state, session)
-        if request.outcome == FAILED:
+        broken = bool(self.state.departed)
+        if request.outcome == FAILED and stands(self.state, session):
             self._hold_failed_close(session, request, broken)
-        elif broken:
+        elif request.outcome == FAILED:
+            # It says nothing about the present world: what is held of that one's stays held.
+            self._leave_after_failure(session, request)
+        elif broken or not stands(self.state, session):
             self._let_go(session, f"left: {shortened(request.reason)}")
             self._outbox.send(connection, Flag(request.id, False))
         else:
@@ -439,11 +443,17 @@ class Run:
         Who asked and has come back to regroup meanwhile stays.
         """
         for session, request, holding in self._failed_close.take():
-            if session.node in self.sessions and session.holding == holding:
-                self._bans.blame(session)
-                reason = f"left after a failure: {shortened(request.reason)}"
-                self._let_go(session, reason, "failed")
-            self._outbox.send(session.connection, Flag(request.id, self.state.closed))
+            if session.holding == holding:
+                self._leave_after_failure(session, request)
+            else:
+                self._outbox.send(session.connection, Flag(request.id, self.state.closed))
+
+    def _leave_after_failure(self, session: Session, request: Close) -> None:
+        if session.node in self.sessions:
+            self._bans.blame(session)
+            reason = f"left after a failure: {shortened(request.reason)}"
+            self._let_go(session, reason, "failed")
+        self._outbox.send(session.connection, Flag(request.id, self.state.closed))
 
     def _touch(self, *nodes: NodeDesc) -> None:
         """Note that something has happened to nodes, which has to be stored; the last one last."""
