@@ -360,8 +360,8 @@ def assert_stored(ledger: dict[str, bytes], run: Run) -> None:
     assert list(stored.bans) == list(run.state.bans)
     stored.bans = run.state.bans
     assert stored == run.state
-    assert list(stored.wait_list) == list(run.state.wait_list)
-    assert list(stored.redundancy_list) == list(run.state.redundancy_list)
+    for name in ("participants", "survivors", "wait_list", "redundancy_list"):
+        assert list(getattr(stored, name)) == list(getattr(run.state, name)), name
 
 
 def refusal(peer: Peer) -> Refused:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -13,14 +15,29 @@ from quorate.core import transitions
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import RendezvousState
 from quorate.errors import RendezvousStateError
-from quorate.wire.messages import Finish
-from tests.coordinator.driver import RUN, Agent, Driver, assert_stored
+from quorate.wire.messages import Drain, Evict, Finish, Hold, OperatorRequest, Release, Scale
+from tests.coordinator.driver import RUN, Agent, Driver, assert_stored, rejoin
 from tests.core.support import make_settings
 
 NODES = 12
+OPERATING: dict[str, Callable[[Agent], OperatorRequest]] = {
+    "drain": lambda agent: Drain(1, str(agent.node), "why"),
+    "evict": lambda agent: Evict(1, str(agent.node), 8.0, "why"),
+    "hold": lambda agent: Hold(1, "why"),
+    "release": lambda agent: Release(1),
+    "scale": lambda agent: Scale(1, 2 + int(agent.node.addr[1:]) % (NODES - 4)),
+    "fill": lambda agent: Scale(1, None),
+}
+SAYING: dict[str, Callable[[Agent], object]] = {
+    "join": lambda agent: agent.join(),
+    "hasty join": lambda agent: agent.join(timeout_s=3.0),
+    "leave": lambda agent: agent.leave(),
+    "cut": lambda agent: agent.cut(finished=True),
+    "finish": lambda agent: agent.say(Finish(next(agent.driver.numbers))),
+}
+ALWAYS = ("pass", "long", "restart", "stall", "go", "again")
 STEPS = st.tuples(
-    st.sampled_from(["join", "leave", "cut", "finish", "again", "pass", "restart"]),
-    st.integers(0, NODES - 1),
+    st.sampled_from([*SAYING, *SAYING, *OPERATING, *ALWAYS]), st.integers(0, NODES - 1)
 )
 
 
@@ -117,6 +134,8 @@ def test_the_ledger_holds_the_state_whatever_happens(steps: list[tuple[str, int]
     agents = [driver.agent(f"n{n}", node_id="x" * (n % 2) and f"id{n}") for n in range(NODES)]
     for step, number in steps:
         act(driver, agents, step, number)
+    driver.stalled = False
+    driver.deliver()
     if RUN in driver.engine.runs:
         assert_stored(driver.ledger, driver.run)
     else:
@@ -125,21 +144,41 @@ def test_the_ledger_holds_the_state_whatever_happens(steps: list[tuple[str, int]
 
 def act(driver: Driver, agents: list[Agent], step: str, number: int) -> None:
     agent = agents[number]
-    if step == "pass":
+    # No two things happen at the same moment.
+    driver.clock.advance(0.001)
+    if step in OPERATING:
+        driver.operator().say(OPERATING[step](agent))
+    elif step == "pass":
+        driver.let_pass(0.5)
+    elif step == "long":
         driver.let_pass(16)
     elif step == "restart":
         driver.crash()
+    elif step == "stall":
+        driver.stalled = True
+    elif step == "go":
+        driver.stalled = False
+        driver.deliver()
     elif agent.connection is None or step == "again":
         agent.cut()
         agents[number] = driver.agent(f"n{number}", node_id=agent.profile.node_id)
-    elif step == "join":
-        agent.join()
-    elif step == "leave":
-        agent.leave()
-    elif step == "cut":
-        agent.cut(finished=True)
     else:
-        agent.say(Finish(next(driver.numbers)))
+        SAYING[step](agent)
+
+
+def test_who_leaves_and_comes_again_in_one_batch_comes_last() -> None:
+    """R5: the latest newcomer is the first to lose its place."""
+    driver = Driver(9, 12)
+    a, b, *_ = [driver.agent(name) for name in "abcdefgh"]
+    rejoin(a, b)
+    driver.stalled = True
+    driver.agent("i")
+    a.leave()
+    a.join()
+    driver.stalled = False
+    driver.deliver()
+    assert list(driver.state.participants) == [b.node, a.node]
+    assert amendments(driver)
 
 
 def test_of_one_batch_too_the_order_of_arrival_is_kept() -> None:

@@ -126,7 +126,12 @@ def _amend(state: RendezvousState, amendment: Amendment) -> None:
     for name in _PLAIN:
         setattr(state, name, getattr(new, name))
     for name in _BY_NODE:
-        _amend_members(getattr(state, name), getattr(new, name), amendment.nodes)
+        members = getattr(state, name)
+        if name == "participants" and not state.complete:
+            # No value of theirs says who came again, and nothing else happens to one that is in.
+            for node in amendment.nodes:
+                members.pop(node, None)
+        _amend_members(members, getattr(new, name), amendment.nodes)
     forget_oldest(state)
 
 
