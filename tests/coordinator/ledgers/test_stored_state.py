@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quorate.codec import encode_state
 from quorate.coordinator.ledgers.records import amendment_key, run_key
 from quorate.coordinator.ledgers.stored_state import StoredState
 from quorate.core import transitions
@@ -106,6 +107,14 @@ def test_amendments_that_no_run_can_have_are_refused() -> None:
     nodes, state = msgspec.msgpack.decode(driver.ledger[last])
     driver.ledger[last] = msgspec.msgpack.encode((nodes, state | {"profiles": {}}))
     with pytest.raises(RendezvousStateError, match="profile is missing"):
+        driver.crash()
+
+
+def test_a_run_without_settings_is_refused() -> None:
+    """R15: it was loaded, and ended the coordinator a second later."""
+    driver = Driver()
+    driver.ledger |= {run_key(RUN): encode_state(RendezvousState(epoch="e"))}
+    with pytest.raises(RendezvousStateError, match="has no settings"):
         driver.crash()
 
 

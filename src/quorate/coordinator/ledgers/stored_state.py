@@ -18,6 +18,7 @@ from quorate.coordinator.ledgers.records import amendment_key, run_key
 from quorate.core.node import NodeDesc
 from quorate.core.state import RendezvousState
 from quorate.core.transitions import forget_oldest
+from quorate.errors import RendezvousStateError
 
 __all__ = ["StoredState"]
 
@@ -70,6 +71,11 @@ class StoredState:
             self._amendments += 1
         if self._amendments:
             require_sound(state)
+        if state.agreed is None:
+            raise RendezvousStateError(
+                f"The stored state of the run '{self._run_id}' has no settings: it begins with a "
+                f"node, which brings them. Remove it, or use another ledger."
+            )
         return state
 
     def changes(self, state: RendezvousState, nodes: Iterable[NodeDesc]) -> dict[str, bytes | None]:
