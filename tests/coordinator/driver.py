@@ -6,8 +6,6 @@ encoded and decoded on its way, and after every step each run's invariants are c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
 from typing import Any, TypeVar
@@ -261,13 +259,17 @@ class Driver:
         self._let_out()
         self._check()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Let a write be under way: what is said meanwhile becomes one batch. It takes a world."""
+    def stall(self) -> None:
+        """Let a write begin that does not end: what is said from now on becomes one batch.
+
+        It takes a world, whose store is written to.
+        """
         writer = self.store("writer")
         self.stalled = True
         writer.say(SetValue(next(self.numbers), self.state.name, "key", b""))
-        yield
+
+    def go_on(self) -> None:
+        """Let writes end again."""
         self.stalled = False
         self.deliver()
 

@@ -143,8 +143,7 @@ def test_the_ledger_holds_the_state_whatever_happens(steps: list[tuple[str, int]
     agents = [driver.agent(f"n{n}", node_id="x" * (n % 2) and f"id{n}") for n in range(NODES)]
     for step, number in steps:
         act(driver, agents, step, number)
-    driver.stalled = False
-    driver.deliver()
+    driver.go_on()
     if RUN in driver.engine.runs:
         assert_stored(driver.ledger, driver.run)
     else:
@@ -166,8 +165,7 @@ def act(driver: Driver, agents: list[Agent], step: str, number: int) -> None:
     elif step == "stall":
         driver.stalled = True
     elif step == "go":
-        driver.stalled = False
-        driver.deliver()
+        driver.go_on()
     elif agent.connection is None or step == "again":
         agent.cut()
         agents[number] = driver.agent(f"n{number}", node_id=agent.profile.node_id)
@@ -184,8 +182,7 @@ def test_who_leaves_and_comes_again_in_one_batch_comes_last() -> None:
     driver.agent("i")
     a.leave()
     a.join()
-    driver.stalled = False
-    driver.deliver()
+    driver.go_on()
     assert list(driver.state.participants) == [b.node, a.node]
     assert amendments(driver)
 
@@ -199,7 +196,6 @@ def test_of_one_batch_too_the_order_of_arrival_is_kept() -> None:
     a, b = driver.agent("a"), driver.agent("b")
     b.join()
     a.join()
-    driver.stalled = False
-    driver.deliver()
+    driver.go_on()
     assert list(driver.state.wait_list) == [b.node, a.node]
     assert amendments(driver)

@@ -243,9 +243,10 @@ class TestLoss:
     ) -> None:
         driver = Driver(2, 3)
         a, b, c = driver.world("a", "b", "c")
-        with driver.writing():
-            rejoin(a, b)
-            driver.operator().say(command)
+        driver.stall()
+        rejoin(a, b)
+        driver.operator().say(command)
+        driver.go_on()
         assert driver.state.complete
         assert places(a, b) == [0, 1]
         assert c.told.waiting
@@ -256,8 +257,9 @@ class TestLoss:
         driver = Driver(2, 3)
         a, b, c = driver.world("a", "b", "c")
         c.say(Finish(1))
-        with driver.writing():
-            rejoin(a, b)
+        driver.stall()
+        rejoin(a, b)
+        driver.go_on()
         assert places(a, b) == [0, 1]
         assert c.told.waiting
 
