@@ -340,8 +340,8 @@ def any_word_answers_a_probe() -> Iterator[None]:
     """A word that a member said before it died counts, where it comes late, as its answer."""
 
     def make(real: Any) -> Any:
-        def heard(self: Run, session: Any, probe: int = 0) -> None:
-            real(self, session, sys.maxsize)
+        def heard(self: Run, session: Any, probe: int = 0) -> bool:
+            return real(self, session, sys.maxsize)  # type: ignore[no-any-return]
 
         return heard
 
@@ -408,11 +408,11 @@ class Planted(NamedTuple):
 
 PLANTED = {
     "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1", "R3", "R8"), 1),
-    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 105),
+    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 43),
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
     "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
     "stale_incarnation_accepted": Planted(
-        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 16
+        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 12
     ),
     "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 785),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 2),
@@ -423,7 +423,7 @@ PLANTED = {
     "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 6),
     "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 11),
     "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 6),
-    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 45),
+    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 929),
     "survivors_behind_newcomers": Planted("coordinated", survivors_behind_newcomers, ("R3",), 2),
     "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 2),
     "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 777),
@@ -431,9 +431,9 @@ PLANTED = {
     "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 71),
     "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 108),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
-    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 1),
-    "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 1),
-    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 20),
+    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 115),
+    "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 49),
+    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 9),
 }
 
 

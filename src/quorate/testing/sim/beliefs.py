@@ -35,7 +35,9 @@ class Beliefs:
                 continue
             believed, waiting = agent.attachment.waiting, _waiting_for(run, session)
             about = (agent.node, believed, waiting)
-            require(waiting or not believed, "R8", "{} believes that {} wait, it is {}", *about)
+            require(
+                bool(waiting) or not believed, "R8", "{} believes that {} wait, it is {}", *about
+            )
             if waiting and not believed:
                 since_s = self._untold_since_s.get(agent, run.now_s)
                 told_in_time = run.now_s - since_s <= TELL_S

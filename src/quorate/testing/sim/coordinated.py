@@ -221,6 +221,9 @@ class SimWorld:
         state = self.state()
         if state is None:
             yield "there is no run"
+        elif self.seat is not None and self.seat.is_electing:
+            # Where nothing can be written, windows pause, and losses are told later (R9).
+            yield "etcd is without a leader"
         elif absent := [agent.node for agent in self.living() if not agent.is_attached]:
             yield f"{absent} are not attached"
         elif any(process.frozen for process in (*self.coordinators, *self.living())):

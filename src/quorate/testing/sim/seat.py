@@ -48,13 +48,18 @@ class SimSeat:
         """Return whether the lease has lapsed."""
         return self._schedule.now_s >= self._until_s
 
+    @property
+    def is_electing(self) -> bool:
+        """Whether etcd is without a leader."""
+        return self._elections > 0
+
     def left_s(self) -> float:
         """Return how much is left of the lease, in whole seconds as etcd tells it."""
         return float(int(max(self._until_s - self._schedule.now_s, 0.0)))
 
     def reaches(self, coordinator: SimCoordinator) -> bool:
         """Return whether a coordinator reaches what keeps the seat and the ledger."""
-        return self._elections == 0 and coordinator.machine.name not in self.cut_off
+        return not self.is_electing and coordinator.machine.name not in self.cut_off
 
     def take(self, coordinator: SimCoordinator) -> int:
         """Give the seat to a coordinator; what the last holder still writes is refused."""
