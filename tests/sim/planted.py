@@ -354,7 +354,7 @@ def late_probe_not_repeated() -> Iterator[None]:
     """Whoever was away when a probe was sent is never asked."""
 
     def greet(self: Run, session: Any) -> None:
-        self._herald.greet(session, is_back=True)
+        self._herald.greet(session, is_back=session.holding is not None)
 
     with patch.object(Run, "greet", greet):
         yield

@@ -263,6 +263,19 @@ class TestLoss:
         assert places(a, b) == [0, 1]
         assert c.told.waiting
 
+    def test_r8_who_is_new_is_told_nothing_besides_its_place(self) -> None:
+        driver = Driver(1, 2)
+        a = driver.agent("a")
+        driver.let_pass(1)
+        a.cut()
+        driver.stalled = True
+        driver.agent("b")
+        a.reconnect()
+        a.join()
+        driver.operator().say(Scale(1, 1))
+        driver.go_on()
+        assert [type(message) for message in a.take()][-1] is Joined
+
     def test_r8_who_comes_back_hears_that_a_reason_was_taken_back(self) -> None:
         driver = Driver(2, 3)
         a, b, _ = driver.world("a", "b", "c")

@@ -158,7 +158,8 @@ class Run:
     def greet(self, session: Session) -> None:
         """Tell an attached agent what has changed while it was away, and ask it what is asked."""
         self._failed_close.ask_again(session)
-        self._herald.greet(session, is_back=True)
+        # Who has had no world yet believes nothing about one.
+        self._herald.greet(session, is_back=session.holding is not None)
 
     def heard(self, session: Session, probe: int = 0) -> bool:
         """Note a sign of life.
