@@ -393,6 +393,22 @@ def test_the_host_is_called_while_nobody_listens(
     started[0].stop()
 
 
+def test_nothing_is_started_where_only_another_coordinator_sends_an_agent(
+    coordinator: ThreadedCoordinator,
+    make_server: Callable[..., FakeServer],
+    free_port: Callable[[], int],
+    make_client: MakeClient,
+) -> None:
+    """It would stand beside the state that those who send on share; impostors send on, too."""
+    gone = Redirect(f"{LOOPBACK}:{free_port()}")
+    here = Redirect(str(coordinator.endpoint))
+    standby = make_server(frame(encode(gone)), frame(encode(here)))
+    asked: list[Endpoint] = []
+    ask(make_client(standby.endpoint, host=asked.append))
+    assert standby.visits == 2
+    assert asked == []
+
+
 def test_a_host_that_is_refused_explains_why(
     free_port: Callable[[], int], make_client: MakeClient
 ) -> None:

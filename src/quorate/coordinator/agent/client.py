@@ -80,8 +80,8 @@ class Client:
         endpoints: Where coordinators are; tried in turn.
         make_hello: Returns the hello, given the endpoint and the local address in use.
         interval_s: The keep-alive interval (R11).
-        host: Called in a thread of its own when an endpoint refuses connections: it may start a
-            coordinator there.
+        host: Called in a thread of its own when one of `endpoints` refuses connections: it may
+            start a coordinator there.
         clock: The time.
         loop: The loop to live in; the process's own background loop by default.
         dialing: How many of the clients that share it may dial at once: thousands in one loop
@@ -339,7 +339,8 @@ class Client:
             return None
         except (OSError, UnicodeError) as error:
             why = told(error)
-        if self._host is not None:
+        # Where others send this node, it starts nothing: they share a state, and may be impostors.
+        if self._host is not None and endpoint in self._endpoints:
             try:
                 await self._loop.run_in_executor(None, self._host, endpoint)
             except RendezvousError as error:
