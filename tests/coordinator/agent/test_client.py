@@ -538,6 +538,40 @@ def test_r11_garbage_from_a_coordinator_costs_a_connection(
     assert "cannot understand the coordinator" in caplog.text
 
 
+def status_of_child(act: Callable[[], bool]) -> int:
+    """Return the status of a forked child, 0 if what it did there came out true."""
+    pid = os.fork()
+    if pid == 0:
+        code = 2
+        with contextlib.suppress(BaseException):
+            code = 0 if act() else 1
+        os._exit(code)
+    return os.waitpid(pid, 0)[1]
+
+
+# Where there are threads, Python is afraid of forks.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_is_told_at_once_that_the_session_is_its_parents(
+    coordinator: ThreadedCoordinator, make_client: MakeClient
+) -> None:
+    """A loader of data that a worker forks waited for minutes, also for a lock that nobody held."""
+    client = make_client(coordinator.endpoint)
+    ask(client)
+    told = f"belongs to process {os.getpid()}.*of your own after the fork"
+
+    def in_child() -> bool:
+        begun_s = time.monotonic()
+        for ask_for in (client.call, client.change):
+            with pytest.raises(RendezvousConnectionError, match=told):
+                ask_for(Status, LATE_S)
+        client.close(LATE_S)
+        return time.monotonic() - begun_s < LATE_S / 2
+
+    with client._changing:
+        assert status_of_child(in_child) == 0
+    ask(client)
+
+
 # Where there are threads, Python is afraid of forks.
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_r8_a_forked_child_does_not_hold_the_connection_and_may_have_its_own(

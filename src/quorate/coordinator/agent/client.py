@@ -116,7 +116,8 @@ class Client:
         self.attachment = Attachment(self._hello, interval_s, token=token)
         self._connection: DialedConnection | None = None
         # The coordinator remembers one change of a session: they are made one at a time.
-        self.changing = threading.Lock()
+        self._changing = threading.Lock()
+        self._made_in = os.getpid()
         self._answers = Answers()
         self._task: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -139,6 +140,9 @@ class Client:
 
         Returns:
             A future of the answer; cancelling it stops the asking.
+
+        Raises:
+            RendezvousConnectionError: The session was made before this process was forked.
         """
         future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
         self._do(self._submit, make_request, future)
@@ -152,11 +156,19 @@ class Client:
             timeout_s: How long to wait, over as many connections as it takes.
 
         Raises:
-            RendezvousConnectionError: There was no connection when the time was over.
+            RendezvousConnectionError: There was no connection when the time was over, or the
+                session was made before this process was forked.
             RendezvousTimeoutError: There was one, but no answer.
             RendezvousError: What the coordinator answered.
         """
         return await_answer(self.submit(make_request), timeout_s, self._no_answer)
+
+    def change(self, make_request: Callable[[int], Request], timeout_s: float) -> Answer:
+        """Change something in a store: as `call` does, one change after the other."""
+        # After a fork, whoever held the lock may never let it go.
+        self._require_own()
+        with self._changing:
+            return self.call(make_request, timeout_s)
 
     def _no_answer(self, timeout_s: float) -> RendezvousError:
         """Return the error for a call that was not answered in time."""
@@ -172,7 +184,12 @@ class Client:
         return self.attachment.detached_for_s(self._now_s())
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """End the session and its connection; what is unanswered fails."""
+        """End the session and its connection; what is unanswered fails.
+
+        A forked child leaves the session of its parent alone.
+        """
+        if self._is_of_parent:
+            return
         ended = threading.Event()
 
         def end() -> None:
@@ -217,8 +234,22 @@ class Client:
             self._connection = None
             self.attachment.lost(why, self._now_s())
 
+    @property
+    def _is_of_parent(self) -> bool:
+        """Whether this is a forked child's copy: the loop's thread lives in the parent only."""
+        return self._made_in != os.getpid()
+
+    def _require_own(self) -> None:
+        if self._is_of_parent:
+            raise RendezvousConnectionError(
+                f"This session with the coordinator at {self.endpoint} belongs to process "
+                f"{self._made_in}, which has forked this one: make a store or a handler of your "
+                f"own after the fork."
+            )
+
     def _do(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Run something in the loop's thread: at once if this is it."""
+        self._require_own()
         if self._in_loop():
             callback(*arguments)
         else:

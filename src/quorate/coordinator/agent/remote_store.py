@@ -105,8 +105,7 @@ class RemoteStore:
         self._client.close()
 
     def _change(self, make_request: Callable[[int], Request], kind: type[Kind]) -> Kind:
-        with self._client.changing:
-            return answered(self._client.call(make_request, self._timeout_s), kind)
+        return answered(self._client.change(make_request, self._timeout_s), kind)
 
     def _ask(self, make_request: Callable[[int], Request], wait_s: float) -> Answer:
         # The coordinator counts the time, and says what is missing. While there is none, a call
