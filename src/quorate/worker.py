@@ -29,6 +29,7 @@ def worker_store(
     """Return the store that the workers of this round share.
 
     Keys of other rounds are not in it: a restarted worker meets nothing of its former life.
+    A process that a worker forks, as a DataLoader does, cannot use the worker's: it makes its own.
 
     Args:
         environment: What `quorate run` has told the worker.
@@ -64,4 +65,4 @@ def worker_store(
         tls=client_contexts(TlsFiles.from_environment(environment)),
     )
     client.start()
-    return RemoteStore(client, (epoch, int(number)), timeout_s)
+    return RemoteStore(client, (epoch, int(number)), timeout_s, owns_client=True)

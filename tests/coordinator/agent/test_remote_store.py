@@ -45,7 +45,7 @@ class OneWorld:
 
     def store(self, endpoint: Endpoint | None = None, timeout_s: float = LATE_S) -> RemoteStore:
         client = store_client(endpoint or self.coordinator.endpoint, "job")
-        self.stores.append(RemoteStore(client, self.space, timeout_s))
+        self.stores.append(RemoteStore(client, self.space, timeout_s, owns_client=True))
         return self.stores[-1]
 
     def restart(self) -> None:
@@ -187,6 +187,16 @@ def test_r8_the_workers_of_one_run_do_not_count_as_agents(world: OneWorld) -> No
     store.set("k", b"v")
     store.close()
     assert world.handler.num_nodes_waiting() == 0
+
+
+def test_r8_an_agent_stays_in_its_world_though_its_store_is_closed(world: OneWorld) -> None:
+    agent = make_handler(world.coordinator.endpoint, "another")
+    info = agent.next_rendezvous()
+    info.store.set("k", b"v")
+    info.store.close()
+    assert info.store.get("k", LATE_S) == b"v"
+    assert agent.num_nodes_waiting() == 0
+    agent._release()
 
 
 def test_closing_ends_what_waits(world: OneWorld) -> None:

@@ -43,14 +43,20 @@ class RemoteStore:
         client: The session to use.
         space: Epoch and round.
         timeout_s: How long calls wait that name no timeout of their own.
+        owns_client: Whether the session is the store's alone, and ends with it.
     """
 
     def __init__(
-        self, client: Client, space: tuple[str, int], timeout_s: float = TIMEOUT_S
+        self,
+        client: Client,
+        space: tuple[str, int],
+        timeout_s: float = TIMEOUT_S,
+        owns_client: bool = False,
     ) -> None:
         self._client = client
         self._space = space
         self._timeout_s = timeout_s
+        self._owns_client = owns_client
 
     def set(self, key: str, value: StoreValue) -> None:
         """Give a key a value."""
@@ -101,8 +107,9 @@ class RemoteStore:
         return answered(answer, Number).value
 
     def close(self) -> None:
-        """End the session that the store uses."""
-        self._client.close()
+        """End the store's session; one that it shares, as with an agent, goes on."""
+        if self._owns_client:
+            self._client.close()
 
     def _change(self, make_request: Callable[[int], Request], kind: type[Kind]) -> Kind:
         return answered(self._client.change(make_request, self._timeout_s), kind)
