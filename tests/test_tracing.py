@@ -73,6 +73,16 @@ def test_without_opentelemetry_nothing_happens(spans: Any, monkeypatch: pytest.M
     assert spans() == ()
 
 
+def test_without_opentelemetry_an_error_has_no_other_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with (
+        pytest.raises(RendezvousTimeoutError) as caught,
+        rendezvous_span("job17", "quorate"),
+    ):
+        raise RendezvousTimeoutError("too late")
+    assert caught.value.__context__ is None
+
+
 def test_a_handlers_rendezvous(spans: Any) -> None:
     coordinator = ThreadedCoordinator()
     handler = make_handler(coordinator.endpoint)

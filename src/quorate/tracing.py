@@ -49,12 +49,22 @@ def rendezvous_span(run_id: str, backend: str) -> Iterator[RendezvousSpan]:
         run_id: The run.
         backend: The kind of rendezvous.
     """
-    try:
-        from opentelemetry import trace
-    except ImportError:
+    tracer = _tracer()
+    if tracer is None:
         yield RendezvousSpan()
         return
     attributes = {"quorate.run": run_id, "quorate.backend": backend}
-    tracer = trace.get_tracer("quorate")
     with tracer.start_as_current_span("quorate.next_rendezvous", attributes=attributes) as span:
         yield RendezvousSpan(span)
+
+
+def _tracer() -> Any:
+    """Return OpenTelemetry's; `None` if it is not installed.
+
+    The import ends here: were a rendezvous waited for in its `except`, errors would name it.
+    """
+    try:
+        from opentelemetry import trace
+    except ImportError:
+        return None
+    return trace.get_tracer("quorate")
