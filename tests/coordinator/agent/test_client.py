@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -127,6 +128,24 @@ def test_all_clients_share_one_daemon_thread() -> None:
     assert background_loop() is background_loop()
     threads = [thread for thread in threading.enumerate() if thread.name == "quorate-client"]
     assert [thread.daemon for thread in threads] == [True]
+
+
+def test_a_thread_that_could_not_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(client_module, "_loop", None)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RendezvousConnectionError, match="can't start new thread"):
+            background_loop()
+    loop = background_loop()
+    assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "runs"), loop).result(LATE_S) == "runs"
+    loop.call_soon_threadsafe(loop.stop)
+    until(lambda: not loop.is_running(), what="the end of the loop")
+    loop.close()
 
 
 def test_nobody_listens(free_port: Callable[[], int], make_client: MakeClient) -> None:

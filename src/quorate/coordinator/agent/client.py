@@ -29,6 +29,7 @@ from quorate.errors import (
     RendezvousProtocolError,
     RendezvousSettingsError,
     RendezvousTimeoutError,
+    translating,
 )
 from quorate.identity import Endpoint, parse_rendezvous_endpoint
 from quorate.tls import TlsContexts
@@ -53,15 +54,31 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop that all clients of this process share, starting its thread once."""
+    """Return the event loop that all clients of this process share, starting its thread once.
+
+    Raises:
+        RendezvousConnectionError: The system gives no thread, or no files, for it now.
+    """
     global _loop  # noqa: PLW0603 - one loop a process is the point
     with _loop_lock:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
-            _loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=_THREAD))
-            thread = threading.Thread(target=_loop.run_forever, name=_THREAD, daemon=True)
-            thread.start()
+            _loop = _started_loop()
         return _loop
+
+
+def _started_loop() -> asyncio.AbstractEventLoop:
+    with translating(
+        {OSError: RendezvousConnectionError, RuntimeError: RendezvousConnectionError},
+        "Starting the thread of connections to coordinators",
+    ):
+        loop = asyncio.new_event_loop()
+        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=_THREAD))
+        try:
+            threading.Thread(target=loop.run_forever, name=_THREAD, daemon=True).start()
+        except RuntimeError:
+            loop.close()
+            raise
+    return loop
 
 
 def _forget_in_child() -> None:
