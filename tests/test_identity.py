@@ -98,6 +98,8 @@ def test_endpoints_are_read(text: str | None, endpoint: tuple[str, int]) -> None
         ("[fe80::1%a b]:1", "hostname"),
         ("[fe80::1%\0]:1", "hostname"),
         ("a:b:1", "hostname"),
+        ("a" * 254 + ":1", "hostname"),
+        (f"[fe80::1%{'a' * 254}]:1", "hostname"),
         ("2001:db8::7", "in brackets"),
         ("::1:90", "in brackets"),
     ],

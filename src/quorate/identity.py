@@ -37,6 +37,9 @@ __all__ = [
 
 PORT_MAX = 2**16 - 1
 
+# RFC 1035, section 2.3.4: 255 octets, of which two are not text.
+HOST_CHARACTERS_MAX = 253
+
 # Addresses of documentation (RFC 5737, RFC 3849): nothing is ever sent to them, the kernel is
 # only asked which of its own addresses it would send from.
 FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
@@ -325,7 +328,8 @@ def _split_port(text: str) -> tuple[str, str, str]:
 
 
 def _is_host(text: str) -> bool:
-    return bool(re.fullmatch(r"[\w.-]+", text)) or _is_ipv6(text)
+    is_name = bool(re.fullmatch(r"[\w.-]+", text))
+    return len(text) <= HOST_CHARACTERS_MAX and (is_name or _is_ipv6(text))
 
 
 def _is_ipv6(text: str) -> bool:

@@ -299,6 +299,23 @@ def test_r15_what_peers_sent_is_quoted_within_limits() -> None:
     assert len(answer.message) == len(answer.reason) == TEXT_CHARACTERS_MAX
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        Failed(1, "closed", "x\n" + "y" * 100_000, "\x1b" + "y" * 100_000),
+        Refused("connection", "x\n" + "y" * 100_000),
+    ],
+    ids=["Failed", "Refused"],
+)
+def test_r15_what_anybody_may_have_sent_is_one_line_within_limits(said: Failed | Refused) -> None:
+    """An impostor cuts no texts, and may write lines that look like others of the log."""
+    error = error_of(said)
+    texts = [str(error), error.reason if isinstance(error, RendezvousClosedError) else ""]
+    assert str(error).startswith("x\\ny")
+    assert all(text.isprintable() for text in texts)
+    assert max(map(len, texts)) < 2 * TEXT_CHARACTERS_MAX
+
+
 def test_a_large_report_is_compressed() -> None:
     data = b'{"node": "a"}' * COMPRESSED_FROM_BYTES
     report = report_of(1, data)

@@ -32,6 +32,7 @@ from quorate.errors import (
     RendezvousUnhealthyError,
     StoreTimeoutError,
 )
+from quorate.printable import printable
 from quorate.undecodable import UNDECODABLE
 
 __all__ = [
@@ -695,8 +696,15 @@ def failure(request_id: int, error: RendezvousError) -> Failed:
 
 
 def error_of(failed: Failed | Refused) -> RendezvousError:
-    """Return the error that a failure stands for."""
+    """Return the error that a failure stands for, in one line.
+
+    Whoever answers at an endpoint may have sent it: that others cut their texts is not relied on.
+    """
     error = _ERRORS.get(failed.code, RendezvousError)
     if error is RendezvousClosedError and isinstance(failed, Failed):
-        return RendezvousClosedError(failed.message, failed.reason)
-    return error(failed.message)
+        return RendezvousClosedError(_shown(failed.message), _shown(failed.reason))
+    return error(_shown(failed.message))
+
+
+def _shown(text: str) -> str:
+    return printable(text[:TEXT_CHARACTERS_MAX])

@@ -731,6 +731,13 @@ class TestToken:
         attachment.lost("it ended the connection", 1.0)
         assert (attachment.phase, attachment.last_error) == (Phase.DETACHED, "no room")
 
+    def test_r15_what_a_stranger_says_without_a_proof_is_one_short_line(self) -> None:
+        for attachment in (self.make(), attached()):
+            tell(attachment, Refused("connection", "no room\n" + "A" * 100_000))
+            attachment.lost("it ended the connection", 1.0)
+            assert attachment.last_error.startswith("no room\\nA")
+            assert len(attachment.last_error) < 5_000
+
     def test_each_connection_has_secrets_and_a_nonce_of_its_own(self) -> None:
         class Changing(Token):
             def current(self) -> Secrets:

@@ -376,7 +376,7 @@ class Attachment:
     def _take_from_stranger(self, trust: _Trust, reply: Reply, now_s: float) -> None:
         """Take what a coordinator says that has not proved yet that it knows the token."""
         if isinstance(reply, Refused) and reply.code == CONNECTION:
-            self._doubt = reply.message
+            self._doubt = str(error_of(reply))
             return
         if isinstance(reply, Refused) and reply.code in {AUTHENTICATION, PROTOCOL}:
             raise error_of(reply)
@@ -413,7 +413,7 @@ class Attachment:
             self._welcome(reply)
         elif isinstance(reply, Refused) and reply.code == CONNECTION:
             # It has no room at present: others go, and this one comes again.
-            self._doubt = reply.message
+            self._doubt = str(error_of(reply))
         elif isinstance(reply, Refused):
             self.end(error_of(reply))
         elif isinstance(reply, Changed):
