@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from quorate.coordinator.agent import dialer
 from quorate.coordinator.agent.dialer import DialedConnection, Dialer, told
 from quorate.errors import RendezvousConnectionError
 from quorate.identity import Endpoint
@@ -122,6 +123,21 @@ def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(OSError, match="nothing has no address"):
         asyncio.run(main())
+
+
+def test_a_name_service_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialer, "RESOLVE_TIMEOUT_S", 0.05)
+
+    async def main() -> None:
+        async def hang(*_: object, **__: object) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
+        await dial("c1", 1)
+
+    with pytest.raises(OSError, match="the name service") as caught:
+        asyncio.run(main())
+    assert told(caught.value) == "the name service did not resolve c1 within 0.05 s"
 
 
 @pytest.mark.parametrize(

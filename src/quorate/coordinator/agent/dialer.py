@@ -190,10 +190,15 @@ class Dialer:
         """Return the addresses of an endpoint as numbers."""
         if is_numeric(endpoint.host):
             return [endpoint.host]
-        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await asyncio.get_running_loop().getaddrinfo(
-                endpoint.host, endpoint.port, type=socket.SOCK_STREAM
-            )
+        try:
+            async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+                found = await asyncio.get_running_loop().getaddrinfo(
+                    endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+                )
+        except TimeoutError:
+            raise OSError(
+                f"the name service did not resolve {endpoint.host} within {RESOLVE_TIMEOUT_S:g} s"
+            ) from None
         return [_numeric(sockaddr) for _, _, _, _, sockaddr in found]
 
     def _new_pipe(self, endpoint: Endpoint) -> TlsPipe | None:
