@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import stat
 import threading
@@ -93,9 +94,12 @@ def test_nothing_is_started_for_port_0_which_nobody_could_dial(is_host: bool | N
 
 
 def test_it_starts_a_process_of_its_own(make_host: MakeHost, tmp_path: Path) -> None:
-    """Its journal and its log are the user's alone."""
-    endpoint = make_host().start(Endpoint(LOOPBACK, 0))
+    """Its journal and its log are the user's alone; what is sent to our group is not for it."""
+    host = make_host()
+    endpoint = host.start(Endpoint(LOOPBACK, 0))
     assert endpoint is not None
+    (pid,) = host.pids
+    assert os.getsid(pid) == pid
     assert status(endpoint)["runs"] == []
     state = tmp_path / "state"
     log = state / f"coordinator-{endpoint.port}.log"

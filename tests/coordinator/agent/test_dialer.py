@@ -70,6 +70,21 @@ def test_r8_to_give_it_up_is_no_end_in_order() -> None:
     with_connection(visit)
 
 
+def test_r8_the_peer_of_what_is_given_up_sees_a_reset() -> None:
+    """An end in order would be counted as that of a process."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        async def main() -> None:
+            connection = await dial(LOOPBACK, listener.getsockname()[1])
+            connection.reset()
+            await connection.lost
+
+        asyncio.run(main())
+        peer, _ = listener.accept()
+        with peer, pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
 @pytest.mark.parametrize(
     ("error", "why"),
     [(None, "the coordinator ended the connection"), (ConnectionResetError(), "was reset")],
