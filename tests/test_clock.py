@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import select
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 
-from quorate.clock import Clock, SystemClock
+from quorate.clock import SECONDS_MAX, Clock, SystemClock
 
 
 def test_monotonic_is_the_machines() -> None:
@@ -31,3 +33,11 @@ def test_sleep_lets_time_pass() -> None:
     before = time.monotonic()
     clock.sleep(0.01)
     assert time.monotonic() - before >= 0.01
+
+
+def test_the_system_can_wait_for_so_many_seconds() -> None:
+    ready, writable = socket.socketpair()
+    with ready, writable:
+        poll = select.poll()
+        poll.register(writable, select.POLLOUT)
+        assert poll.poll(SECONDS_MAX * 1000)

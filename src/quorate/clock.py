@@ -6,7 +6,11 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["SECONDS_MAX", "Clock", "SystemClock"]
+
+# 23 days, the longest wait that users may ask for: poll(2) takes milliseconds as an int, and no
+# more than 24.
+SECONDS_MAX = 2e6
 
 
 class Clock(Protocol):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
-import socket
 
 import click
 import pytest
@@ -13,7 +11,6 @@ from click.testing import CliRunner
 from quorate.cli.common import (
     CONTEXT_SETTINGS,
     DEFAULT_PORT,
-    SECONDS_MAX,
     Connection,
     Seconds,
     connection_options,
@@ -81,14 +78,6 @@ def test_seconds_are_finite_and_not_too_many(
     for text in refused:
         with pytest.raises(click.BadParameter):
             kind.convert(text, None, None)
-
-
-def test_the_system_can_wait_for_so_many_seconds() -> None:
-    ready, writable = socket.socketpair()
-    with ready, writable:
-        poll = select.poll()
-        poll.register(writable, select.POLLOUT)
-        assert poll.poll(SECONDS_MAX * 1000)
 
 
 @pytest.mark.parametrize("flag", ["--some-flag", "--some_flag"])

@@ -90,8 +90,8 @@ class TestHealthCheck:
         with pytest.raises(RendezvousSettingsError, match="no program 'no-such-check'"):
             HealthCheck(command=("no-such-check",))
 
-    @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
-    def test_a_timeout_is_a_positive_number(self, timeout_s: float) -> None:
+    @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf"), 1e8])
+    def test_a_timeout_is_a_positive_number_and_none_of_years(self, timeout_s: float) -> None:
         with pytest.raises(RendezvousSettingsError, match="must be a positive number"):
             shell("exit 0", timeout_s=timeout_s)
 
@@ -116,9 +116,15 @@ class TestConfiguration:
     def test_without_a_command_there_is_none(self) -> None:
         assert take_health_check({"node_id": "a"}, 60.0) is None
 
-    def test_a_timeout_that_is_none_is_named(self) -> None:
-        with pytest.raises(RendezvousSettingsError, match="'health_check_timeout' is 'soon'"):
-            take_health_check({"health_check": "true", "health_check_timeout": "soon"}, 60.0)
+    @pytest.mark.parametrize("given", ["soon", [], 10**400])
+    def test_a_timeout_that_is_none_is_named(self, given: Any) -> None:
+        with pytest.raises(RendezvousSettingsError, match="'health_check_timeout' is "):
+            take_health_check({"health_check": "true", "health_check_timeout": given}, 60.0)
+
+    def test_a_timeout_that_is_not_given_is_that_of_the_table(self) -> None:
+        check = take_health_check({"health_check": "true", "health_check_timeout": None}, 60.0)
+        assert check is not None
+        assert check.timeout_s == 30.0
 
 
 class Patient(ScriptedHandler):

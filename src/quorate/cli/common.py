@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from quorate.clock import SECONDS_MAX
 from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousError, RendezvousSettingsError
 from quorate.events import JsonLinesSink, add_sink
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CONTEXT_SETTINGS",
     "DEFAULT_PORT",
-    "SECONDS_MAX",
     "Connection",
     "Seconds",
     "connection_options",
@@ -48,10 +48,6 @@ CONTEXT_SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda name: name.replace("_", "-"),
 }
-
-
-# 23 days: poll(2) takes milliseconds as an int, and no more than 24.
-SECONDS_MAX = 2e6
 
 
 class Seconds(click.FloatRange):

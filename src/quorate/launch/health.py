@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quorate.api import RendezvousHandler
-from quorate.clock import Clock, SystemClock
+from quorate.clock import SECONDS_MAX, Clock, SystemClock
 from quorate.errors import (
     RendezvousConnectionError,
     RendezvousSettingsError,
@@ -57,7 +57,7 @@ class HealthCheck:
         environment: The command's environment.
 
     Raises:
-        RendezvousSettingsError: There is no such program, or a time is not positive.
+        RendezvousSettingsError: There is no such program, or the time is not one.
     """
 
     command: tuple[str, ...]
@@ -73,10 +73,10 @@ class HealthCheck:
                 f"The health check cannot be run, there is no program '{program}': check its name "
                 f"and PATH."
             )
-        if not 0 < self.timeout_s < float("inf"):
+        if not 0 < self.timeout_s <= SECONDS_MAX:
             raise RendezvousSettingsError(
                 f"The timeout of the health check ({self.timeout_s} s) must be a positive number "
-                f"of seconds."
+                f"of seconds, {SECONDS_MAX:.0f} at most."
             )
 
     def problem(self, wards: Wards, clock: Clock) -> str:
@@ -121,10 +121,10 @@ def take_health_check(config: dict[str, Any], give_up_after_s: float) -> HealthC
         RendezvousSettingsError: A value makes no sense.
     """
     command = config.pop("health_check", None)
-    timeout = config.pop("health_check_timeout", HEALTH_TIMEOUT_S)
+    timeout = config.pop("health_check_timeout", None)
     try:
-        timeout_s = float(timeout)
-    except ValueError as error:
+        timeout_s = HEALTH_TIMEOUT_S if timeout is None else float(timeout)
+    except (TypeError, ValueError, OverflowError) as error:
         raise RendezvousSettingsError(
             f"The configuration option 'health_check_timeout' is '{timeout}', which is not a "
             f"number of seconds."
