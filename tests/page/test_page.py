@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -532,11 +534,12 @@ TextDecoder.prototype.decode = function (...given) {
 """
 
 
-def test_a_coordinator_that_is_gone_is_told(browser: Browser) -> None:
+def test_a_coordinator_is_named_in_words_and_its_end_is_told(browser: Browser) -> None:
     stage = Stage(max_nodes=2)
     try:
         open_page(browser, stage)
         browser.see("live", "#link")
+        browser.see(f"{socket.gethostname()} (process {os.getpid()})", "#coordinator")
     finally:
         stage.close()
     browser.see("no connection", "#link")

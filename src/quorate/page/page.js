@@ -123,7 +123,8 @@ function showLink(state) {
 
 function showCoordinator({ name, hindrance, now: at }) {
   noteTime(at);
-  by("coordinator").textContent = name;
+  // HOST:PID would look like an endpoint; `quorate status` says it in these words too.
+  by("coordinator").textContent = name.replace(/:(\d+)$/, " (process $1)");
   by("banner").hidden = !hindrance;
   by("banner").textContent = hindrance ? `Nobody is answered here now: ${hindrance}.` : "";
 }
