@@ -221,7 +221,7 @@ class TestGivingUp:
         a.join(timeout_s=5)
         driver.let_pass(6)
         driver.operator().say(Close(1, "enough"))
-        assert a.told.closed_reason == "enough"
+        assert a.told.closed_reason == "by the operator: enough"
 
     def test_r7_a_member_that_gives_up_instead_of_answering_counts_as_lost(self) -> None:
         driver = Driver(2, 3)
