@@ -115,7 +115,8 @@ def stale_incarnation_accepted() -> Iterator[None]:
 
     def make(real: Any) -> Any:
         def admit(ctx: Any) -> None:
-            ctx.state.identities.pop(ctx.profile.node_id, None)
+            former = ctx.state.identities.pop(ctx.profile.node_id, None)
+            ctx.state.gone.pop(former, None)
             real(ctx)
 
         return admit
@@ -257,9 +258,9 @@ def epoch_used_again() -> Iterator[None]:
 
     def make(real: Any) -> Any:
         def __init__(
-            self: Any, records: Any, clock: Any, mint: Any, name: str = "coordinator"
+            self: Any, records: Any, clock: Any, mint: Any, *arguments: Any, **keys: Any
         ) -> None:
-            real(self, records, clock, lambda: "epoch", name)
+            real(self, records, clock, lambda: "epoch", *arguments, **keys)
 
         return __init__
 
@@ -408,32 +409,32 @@ class Planted(NamedTuple):
 
 PLANTED = {
     "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1", "R3", "R8"), 1),
-    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 43),
+    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 14),
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
     "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
     "stale_incarnation_accepted": Planted(
-        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 12
+        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 6
     ),
-    "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 785),
-    "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 2),
+    "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 517),
+    "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 1),
     "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 1),
     "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 2),
-    "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 33),
-    "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 2),
-    "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 6),
-    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 11),
+    "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 58),
+    "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 1),
+    "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 2),
+    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 37),
     "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 6),
-    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 23),
+    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 2259),
     "survivors_behind_newcomers": Planted("coordinated", survivors_behind_newcomers, ("R3",), 2),
-    "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 2),
-    "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 777),
-    "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 214),
-    "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 71),
+    "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 1),
+    "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 4124),
+    "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 1394),
+    "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 27),
     "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 108),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
-    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 115),
-    "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 49),
-    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 9),
+    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 197),
+    "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 29),
+    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 14),
 }
 
 
