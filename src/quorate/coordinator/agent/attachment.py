@@ -142,6 +142,10 @@ class Attachment:
         draw: Returns a random number from 0 to 1.
         token: What both sides must know; `None` to believe everybody.
         make_nonce: Returns so many new random bytes.
+
+    Attributes:
+        is_served: Whether whoever was dialled last has accepted the session, and did not fall
+            silent since: if not, others are to be dialled first.
     """
 
     def __init__(
@@ -169,7 +173,7 @@ class Attachment:
         self._is_explained = False
         self.redirected_to = ""
         self._was_redirected = False
-        self.welcomed = False
+        self.is_served = False
         self._make_hello = make_hello
         self._interval_s = interval_s
         self._draw = draw
@@ -251,7 +255,7 @@ class Attachment:
         """
         self.phase = Phase.GREETING
         self.local_addr = local_addr
-        self.welcomed = self._is_explained = False
+        self.is_served = self._is_explained = False
         self.last_error = "it takes connections, but does not answer"
         self._reader = FrameReader(FRAME_BYTES_MAX)
         self._asked_since_s = now_s
@@ -307,6 +311,8 @@ class Attachment:
         if self.is_garbled:
             return True
         if self._asked_since_s is not None and now_s - self._asked_since_s >= self._interval_s:
+            # It may be frozen, and would take the next connection too: others are asked first.
+            self.is_served = False
             return True
         if self._may_speak() and now_s - self._spoke_s >= self._interval_s / 2:
             self._ping(now_s)
@@ -452,7 +458,7 @@ class Attachment:
 
     def _welcome(self, welcome: Welcome) -> None:
         self.phase = Phase.ATTACHED
-        self.welcomed = True
+        self.is_served = True
         self.coordinator = welcome.coordinator
         self.detached_since_s = None
         if not self._garbled:

@@ -13,9 +13,10 @@ T = TypeVar("T")
 class Candidates(Generic[T]):
     """Where coordinators may be, the most promising first.
 
-    One that did not accept the session is tried again only after all others, also if it was one of
-    these who named it: who stands by may name a coordinator that is frozen until its seat is taken,
-    and an agent that waits for that one twice in a row is silent for longer than it may be (R11).
+    One that did not accept the session, or has fallen silent since, is tried again only after all
+    others, also if it was one of these who named it. It may be frozen, and who stands by may name
+    it until its seat is taken: an agent that waits for that one twice in a row is silent for longer
+    than it may be (R11).
 
     Args:
         known: What was given, in order; not empty.
@@ -42,7 +43,7 @@ class Candidates(Generic[T]):
         self._move(0)
 
     def failed(self) -> None:
-        """Note that it was not."""
+        """Note that it was not, or is not any more."""
         self._move(len(self._order))
 
     def _move(self, position: int) -> None:

@@ -353,7 +353,7 @@ class Client:
             connection = await self._dial(self._candidates.advance(self._named()))
             if connection is not None:
                 await connection.lost
-            if connection is not None and self.attachment.welcomed:
+            if connection is not None and self.attachment.is_served:
                 self._candidates.accepted()
             else:
                 self._candidates.failed()

@@ -331,7 +331,7 @@ class SimAgent(Peer):
 
     def _lose(self, why: str) -> None:
         """Look for a coordinator again, as the shell of the client does."""
-        if self.attachment.welcomed:
+        if self.attachment.is_served:
             self._candidates.accepted()
         else:
             self._candidates.failed()
