@@ -28,7 +28,7 @@ def message_of(path: Path, content: str) -> str:
     [
         ({"message": {"message": "ValueError: boom", "extraInfo": {}}}, "ValueError: boom"),
         ({"message": "plain"}, "plain"),
-        ({"message": "two\n lines \x1b[2J"}, "two lines ?[2J"),
+        ({"message": "two\n lines \x1b[2J"}, "two lines \\x1b[2J"),
         ({"message": {"message": {"message": "too deep"}}}, ""),
         ({"message": 3}, ""),
         ({"other": "x"}, ""),

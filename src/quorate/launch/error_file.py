@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quorate.printable import printable
+
 __all__ = ["ERROR_FILE_VARIABLE", "RecordedError", "read_error"]
 
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
@@ -59,8 +61,7 @@ def _message_in(content: bytes) -> str:
     for _ in range(2):
         if isinstance(found, dict):
             found = found.get("message")
-    line = " ".join(found.split()) if isinstance(found, str) else ""
-    printable = "".join(each if each.isprintable() else "?" for each in line)
-    if len(printable) > MESSAGE_CHARACTERS_MAX:
-        return printable[: MESSAGE_CHARACTERS_MAX - 3] + "..."
-    return printable
+    line = printable(" ".join(found.split())) if isinstance(found, str) else ""
+    if len(line) > MESSAGE_CHARACTERS_MAX:
+        return line[: MESSAGE_CHARACTERS_MAX - 3] + "..."
+    return line
