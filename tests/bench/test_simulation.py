@@ -26,8 +26,10 @@ def test_messages_are_those_of_the_model() -> None:
     assert (figures["join_up_per_node"], figures["join_down_per_node"]) == (2, 2)
     assert figures["steady_up_per_node_per_s"] == pytest.approx(0.4)
     # The last one is lost, and the others are told, come back, and are told their places.
-    for name in ("loss_down", "regroup_up", "regroup_down", "reattach_up", "reattach_down"):
+    for name in ("loss_down", "regroup_up", "regroup_down", "reattach_up"):
         assert figures[f"{name}_per_node"] == 0.99
+    # Who comes back is welcomed, and told what holds.
+    assert figures["reattach_down_per_node"] == 1.98
     assert figures["loss_up_per_node"] == 0
     assert figures["steady_up_bytes_per_node_per_s"] < 4
     assert figures["join_up_bytes_per_node"] < 500

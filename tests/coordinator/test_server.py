@@ -578,7 +578,7 @@ def test_a_write_that_does_not_return_is_told_and_keeps_no_coordinator_from_endi
     with RawAgent(coordinator.endpoint) as agent:
         agent.ask_to_join()
         assert agent.read_until(Waiting).reason == coordinator.server.hindrance()
-        assert "writing does not return" in coordinator.server.hindrance()
+        assert "what is written to does not answer" in coordinator.server.hindrance()
         coordinator.stop()
         assert agent.read() is None
     assert coordinator.error is None

@@ -103,7 +103,7 @@ def test_r16_a_write_that_does_not_return_is_told(
         desk.writer.begin(desk.store())
         while not desk.told:
             await asyncio.sleep(0)
-        assert desk.hindrance.reason == "nothing can be stored: writing does not return"
+        assert desk.hindrance.reason == "nothing can be stored: what is written to does not answer"
         assert not desk.ended
         desk.ledger.gate.set()
         while not desk.ended:

@@ -101,7 +101,7 @@ def test_what_a_node_has_read_of_a_former_one_says_nothing_about_the_next_one() 
     a.correspondent.request(99, GetWorld(99), 0.0)
     post.put("a", a.correspondent.words())
     post.carry()
-    assert [type(reply) for reply in told(post, "a")] == [Welcome, WorldRecord]
+    assert [type(reply) for reply in told(post, "a")] == [Welcome, Changed, WorldRecord]
 
 
 def test_of_what_is_pushed_to_one_who_does_not_read_only_the_newest_is_kept() -> None:

@@ -336,8 +336,8 @@ class _Agents:
             self.ranks[connection - self.first_connection] = reply.place.rank
             self.worlds.add((reply.place.world, reply.place.digest))
         elif isinstance(reply, Changed):
-            assert reply.waiting or reply.closed
-            self.told += len(connections)
+            # Who comes back is told also that nothing has changed.
+            self.told += len(connections) if reply.waiting or reply.closed else 0
         elif isinstance(reply, Welcome):
             self.resumed += reply.resumed
         elif not isinstance(reply, (Pong, Waiting)):

@@ -149,7 +149,7 @@ class Writer:
                     "is written to is alive; agents wait until it can be stored",
                     COMMIT_PATIENCE_S,
                 )
-                self._tell("writing does not return")
+                self._tell("what is written to does not answer")
             await commit
         finally:
             commit.cancel()
