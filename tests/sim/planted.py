@@ -424,7 +424,7 @@ PLANTED = {
     "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 2),
     "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 37),
     "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 6),
-    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 2259),
+    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 4651),
     "survivors_behind_newcomers": Planted("coordinated", survivors_behind_newcomers, ("R3",), 2),
     "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 1),
     "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 4124),

@@ -126,6 +126,7 @@ class TestRedirects:
         assert redirect(attachment, 0.0, "b:1") == 0.0
         assert attachment.phase is Phase.DETACHED
         assert not attachment.is_served
+        assert attachment.is_answered, "it may decide next"
 
     def test_where_nobody_is_known_the_pause_grows(self) -> None:
         attachment = make()
@@ -201,9 +202,11 @@ class TestDialing:
         assert said(attachment) == [Ping(1)]
         assert not attachment.tick(INTERVAL_S * 1.5 - 0.01)
         assert attachment.is_served
+        assert attachment.is_answered
         assert attachment.tick(INTERVAL_S * 1.5)
         # Seed 14092 of the simulator: it was frozen, and took the next connection too.
         assert not attachment.is_served, "others are dialled first"
+        assert not attachment.is_answered
 
     def test_r11_a_coordinator_that_does_not_welcome_is_given_up_on(self) -> None:
         attachment = make()

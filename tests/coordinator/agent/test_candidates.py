@@ -37,6 +37,28 @@ def test_r11_a_frozen_coordinator_that_another_one_names_is_not_tried_twice_in_a
     assert candidates.advance() == "c"
 
 
+def test_r11_one_that_answers_goes_before_those_that_do_not() -> None:
+    # Seed 91307 of the simulator: "b" and "c" are frozen, and "a" is about to decide.
+    candidates = Candidates(["b", "c", "a"])
+    for name in "bc":
+        assert candidates.advance() == name
+        candidates.failed()
+    assert candidates.advance() == "a"
+    candidates.failed(answers=True)
+    assert candidates.advance() == "a"
+    candidates.accepted()
+    assert candidates.advance() == "a"
+
+
+def test_those_that_did_not_answer_are_tried_again_all_the_same() -> None:
+    candidates = Candidates(["a", "b", "c"])
+    tried = ""
+    for _ in range(12):
+        tried += candidates.advance()
+        candidates.failed(answers=candidates.current != "c")
+    assert tried == "abcabcababca"
+
+
 def test_one_that_was_only_named_is_left_when_it_fails() -> None:
     candidates = Candidates(["a"])
     candidates.advance()

@@ -146,6 +146,7 @@ class Attachment:
     Attributes:
         is_served: Whether whoever was dialled last has accepted the session, and did not fall
             silent since: if not, others are to be dialled first.
+        is_answered: Whether it has said anything, and did not fall silent since.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class Attachment:
         self._is_explained = False
         self.redirected_to = ""
         self._was_redirected = False
-        self.is_served = False
+        self.is_served = self.is_answered = False
         self._make_hello = make_hello
         self._interval_s = interval_s
         self._draw = draw
@@ -255,7 +256,7 @@ class Attachment:
         """
         self.phase = Phase.GREETING
         self.local_addr = local_addr
-        self.is_served = self._is_explained = False
+        self.is_served = self.is_answered = self._is_explained = False
         self.last_error = "it takes connections, but does not answer"
         self._reader = FrameReader(FRAME_BYTES_MAX)
         self._asked_since_s = now_s
@@ -293,6 +294,7 @@ class Attachment:
         try:
             for body in self._reader.feed(data):
                 self._take(decode_reply(body), now_s)
+                self.is_answered = True
         except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
             if not self.is_known or (self._is_trusted() and self._is_hopeless(error)):
                 raise
@@ -312,7 +314,7 @@ class Attachment:
             return True
         if self._asked_since_s is not None and now_s - self._asked_since_s >= self._interval_s:
             # It may be frozen, and would take the next connection too: others are asked first.
-            self.is_served = False
+            self.is_served = self.is_answered = False
             return True
         if self._may_speak() and now_s - self._spoke_s >= self._interval_s / 2:
             self._ping(now_s)

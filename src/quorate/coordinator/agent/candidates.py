@@ -16,7 +16,8 @@ class Candidates(Generic[T]):
     One that did not accept the session, or has fallen silent since, is tried again only after all
     others, also if it was one of these who named it. It may be frozen, and who stands by may name
     it until its seat is taken: an agent that waits for that one twice in a row is silent for longer
-    than it may be (R11).
+    than it may be (R11). One that answers that it stands by may decide next: it goes before those
+    that did not answer at all, once; these may have come to life meanwhile.
 
     Args:
         known: What was given, in order; not empty.
@@ -27,6 +28,8 @@ class Candidates(Generic[T]):
 
     def __init__(self, known: Sequence[T]) -> None:
         self._order = list(known)
+        self._silent: set[T] = set()
+        self._preferred: set[T] = set()
         self.current = self._order[0]
 
     def advance(self, named: T | None = None) -> T:
@@ -40,11 +43,25 @@ class Candidates(Generic[T]):
 
     def accepted(self) -> None:
         """Note that the session was accepted there: this is where it is looked for first."""
+        self._silent.discard(self.current)
+        self._preferred.discard(self.current)
         self._move(0)
 
-    def failed(self) -> None:
-        """Note that it was not, or is not any more."""
-        self._move(len(self._order))
+    def failed(self, answers: bool = False) -> None:
+        """Note that it was not, or is not any more.
+
+        Args:
+            answers: Whether anything was heard there.
+        """
+        is_preferred = answers and self.current not in self._preferred
+        self._silent -= {self.current}
+        self._preferred -= {self.current}
+        if is_preferred:
+            self._preferred.add(self.current)
+        elif not answers:
+            self._silent.add(self.current)
+        behind = self._silent if is_preferred else ()
+        self._move(sum(each not in behind for each in self._order if each != self.current))
 
     def _move(self, position: int) -> None:
         # One that was only named is not among those that were given.

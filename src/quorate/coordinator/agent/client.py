@@ -356,7 +356,7 @@ class Client:
             if connection is not None and self.attachment.is_served:
                 self._candidates.accepted()
             else:
-                self._candidates.failed()
+                self._candidates.failed(connection is not None and self.attachment.is_answered)
                 self._complain()
 
     def _stopped_connecting(self, task: asyncio.Task[None]) -> None:

@@ -334,7 +334,7 @@ class SimAgent(Peer):
         if self.attachment.is_served:
             self._candidates.accepted()
         else:
-            self._candidates.failed()
+            self._candidates.failed(self.attachment.is_answered)
         self.attachment.lost(why, self.machine.monotonic())
         self._dial_later()
 

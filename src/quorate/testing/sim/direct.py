@@ -396,11 +396,13 @@ class DirectWorld:
     def _close(self) -> None:
         for node in self._some()[:1]:
             if self.schedule.now_s > self._until_s - 4.0 and node.place is not None:
-                reason = f"{node.node} says stop"
                 self.trace.fault("close", str(node.node))
-                self.rules.may_close.add(reason)
                 if self.schedule.chance(0.5):
+                    reason = f"{node.node} says stop"
+                    self.rules.may_close.add(reason)
                     node.handle(node.close, reason)
                 else:
+                    reason = f"{node.node} says that the job has ended"
+                    self.rules.may_close.add(reason)
                     self._verdicts[reason] = node.node
                     node.handle(node.end, reason)

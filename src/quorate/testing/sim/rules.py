@@ -121,7 +121,8 @@ class WorldRules:
         require(
             members.isdisjoint(state.replaced), "R12", "a former incarnation is in {}", after.name
         )
-        self._lives_follow_each_other(after)
+        node_ids = [profile.node_id for profile in after.profiles if profile.node_id]
+        require(len(node_ids) == len(set(node_ids)), "R12", "two lives of a node in {}", after.name)
         old = before.members if before is not None else ()
         if state.desired_nodes is None and not members.issubset(old):
             passed_over = [n for n in kept if n not in members and n in state.last_heartbeats]
@@ -133,9 +134,7 @@ class WorldRules:
             self._steady(after, survivors)
 
     def _lives_follow_each_other(self, world: World) -> None:
-        """Check that no world has two lives of a node, or one that has had an heir (R12)."""
-        node_ids = [profile.node_id for profile in world.profiles if profile.node_id]
-        require(len(node_ids) == len(set(node_ids)), "R12", "two lives of a node in {}", world.name)
+        """Check that no life of a node is in a world that has had an heir before (R12)."""
         for node, profile in zip(world.members, world.profiles, strict=True):
             if not profile.node_id:
                 continue
@@ -168,6 +167,7 @@ class WorldRules:
             size = len(world.members)
             fits = self._settings.min_nodes <= size <= self._settings.max_nodes
             require(fits, "R4", "{} has {} members", world.name, size)
+            self._lives_follow_each_other(world)
             self.worlds[world.name] = world
             self._trace.note("run", "world {}: {}", world.name, world.members)
         elif known is not world:
