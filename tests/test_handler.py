@@ -540,7 +540,7 @@ def test_r7_the_failure_of_a_former_member_closes_nothing(
 def test_r7_a_failure_beside_a_loss_is_a_symptom(
     handlers: Handlers, backend: MemoryRendezvousBackend
 ) -> None:
-    settings = make_settings(1, 3)
+    settings = make_settings(2, 3)
     a, b, c = (handlers(f"node{number}", settings) for number in (1, 2, 3))
     together(a, b, c)
     b.leave("lost")
