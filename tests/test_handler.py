@@ -484,7 +484,7 @@ def test_shutdown_of_a_member_that_left_closes_nothing(
     handlers: Handlers, backend: MemoryRendezvousBackend
 ) -> None:
     """R7"""
-    settings = make_settings(1, 2)
+    settings = make_settings(2, 2)
     a, b = handlers("node1", settings), handlers("node2", settings)
     together(a, b)
     a.leave("drained")
@@ -500,7 +500,7 @@ def test_shutdown_beside_a_loss_closes_nothing(
     handlers: Handlers, backend: MemoryRendezvousBackend
 ) -> None:
     """R7: with another member work is undone, and the rest regroup."""
-    settings = make_settings(1, 3)
+    settings = make_settings(3, 3)
     a, b, c = (handlers(f"node{number}", settings) for number in (1, 2, 3))
     together(a, b, c)
     b.leave("lost")
@@ -514,7 +514,7 @@ def test_shutdown_beside_a_loss_closes_nothing(
 def test_r7_the_failure_of_a_member_closes_the_run(
     handlers: Handlers, backend: MemoryRendezvousBackend
 ) -> None:
-    settings = make_settings(1, 2)
+    settings = make_settings(2, 2)
     a, b = handlers("node1", settings), handlers("node2", settings)
     together(a, b)
     assert a.fail("rank 0 raised an error") is True
