@@ -162,7 +162,6 @@ def serving(port: int, peer: type[socketserver.BaseRequestHandler]) -> Iterator[
 @pytest.mark.parametrize(
     ("peer", "exit_code", "part"),
     [
-        (WebPeer, CONNECTION, "takes connections, but does not answer"),
         (SilentPeer, CONNECTION, "takes connections, but does not answer"),
         (TalkativePeer, PROTOCOL, "another program is on the other side"),
     ],
@@ -175,6 +174,19 @@ def test_a_port_that_another_program_has(
         assert_one_line(node, exit_code, cluster.endpoint, part)
         program = cluster.quorate("serve", "--endpoint", cluster.endpoint)
         assert_one_line(program, CONNECTION, f"port {cluster.port}", "choose another port")
+
+
+def test_a_port_that_a_web_server_has(cluster: Cluster) -> None:
+    """It answers if there is an end of line in the hello; the number of our process may be one."""
+    told = {
+        CONNECTION: "takes connections, but does not answer",
+        PROTOCOL: "another program is on the other side",
+    }
+    with serving(cluster.port, WebPeer):
+        node = cluster.run("2", *WORKER, conf="join_timeout=1")
+        exit_code = node.exit_code()
+        assert exit_code in told, node.report()
+        assert_one_line(node, exit_code, cluster.endpoint, told[exit_code])
 
 
 # A run that others are in
