@@ -357,7 +357,12 @@ class Run:
 
     def _advance(self, session: Session) -> None:
         """Run a held join until it is answered or has to wait."""
+        stood = self.state.complete
         departure = self._joins.advance(session)
+        if stood and not self.state.complete:
+            # Why a world has ended is not known any more once the next one is complete, which may
+            # be before `settle`.
+            self._minutes.observe()
         if departure is None:
             return
         self._withdraw(session, *departure)
