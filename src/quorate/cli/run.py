@@ -289,7 +289,7 @@ def _tell_of_variables(ctx: click.Context) -> None:
         logger.info("options from the environment: %s", " ".join(read))
     if ignored:
         logger.warning(
-            "%s set for torchrun, without effect here: see docs/migrating.md, or unset %s",
+            "%s set for torchrun, without effect here: see `quorate run --help`, or unset %s",
             f"{', '.join(ignored)} {'are' if len(ignored) > 1 else 'is'}",
             "them" if len(ignored) > 1 else "it",
         )

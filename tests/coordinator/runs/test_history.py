@@ -14,7 +14,7 @@ from quorate.coordinator.runs import history as module
 from quorate.coordinator.runs.history import EVENT_KINDS, EVENTS_KEPT, Event
 from quorate.errors import RendezvousStateError
 from quorate.wire.frames import FRAME_BYTES_MAX
-from quorate.wire.messages import Failed, History, Report, encode
+from quorate.wire.messages import Evict, Failed, History, Report, encode
 from tests.coordinator.driver import RUN, Agent, Driver
 
 
@@ -83,6 +83,19 @@ def test_a_round_that_ends_because_somebody_came_back() -> None:
     first, second = told(driver)["rounds"]
     assert first["ended_because"] == "a_1_0 came back to regroup"
     assert (second["joined"], second["departed"]) == ([], {})
+
+
+def test_a_round_that_ends_and_is_followed_within_one_write() -> None:
+    driver = Driver(2, 3)
+    a, b, c = driver.world("a", "b", "c")
+    driver.stall()
+    driver.operator().say(Evict(1, str(c.node), None, "bad network card"))
+    for agent in (a, b):
+        agent.join()
+    driver.go_on()
+    first, second = told(driver)["rounds"]
+    assert "bad network card" in first["ended_because"]
+    assert second["round"] == 1
 
 
 def test_a_closed_run_has_a_last_round() -> None:
