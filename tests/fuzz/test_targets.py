@@ -9,8 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorate.codec import encode_state
+from quorate.coordinator.engine.holdings import Holdings
+from quorate.coordinator.engine.reports import Reports
+from quorate.coordinator.runs.deadlines import Deadlines
+from quorate.coordinator.runs.tally import Tally
 from quorate.core.state import RendezvousState
-from quorate.wire.messages import GetValue, Reply, Word, decode_reply, decode_word, encode
+from quorate.wire.messages import GetValue, Reply, Status, Word, decode_reply, decode_word, encode
 from tests.fuzz.choices import Choices
 from tests.fuzz.findings import FINDINGS
 from tests.fuzz.seeds import SEEDS
@@ -109,12 +113,43 @@ def test_an_engine_that_is_told_anything(data: bytes) -> None:
     TARGETS["engine"](data)
 
 
+# A peer names a deadline in thirty years, asks how things are, and is gone; again and again.
+COMING_AND_GOING = [
+    ("use", 0, GetValue(0, ("", 0), "absent", 1e9)),
+    ("join", 0, 1e9),
+    ("say", 0, Status(1, "")),
+    ("end", 0, True),
+    ("greet", 0, FIRST),
+]
+
+
 def test_an_engine_forgets_what_has_long_been_settled() -> None:
-    """R15: a peer names a deadline in thirty years, again and again, and is gone."""
-    asks = [
-        ("use", 0, GetValue(0, ("", 0), "absent", 1e9)),
-        ("join", 0, 1e9),
-        ("end", 0, True),
-        ("greet", 0, FIRST),
-    ]
-    play(asks * 100)
+    """R15"""
+    play(COMING_AND_GOING * 100)
+
+
+forget = Holdings._forget
+
+
+def keep_stored(holdings: Holdings, run_id: str) -> None:
+    kept = holdings._stored[run_id]
+    forget(holdings, run_id)
+    holdings._stored[run_id] = kept
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "planted", "found"),
+    [
+        (Deadlines, "sweep", lambda self: None, "_holdings._held'"),
+        (Holdings, "_forget", keep_stored, "_holdings._stored'"),
+        (Tally, "forget", lambda self, run_id: None, "tally.runs'"),
+        (Reports, "closed", lambda self, gone: self._asked.update([gone]), "_reports._asked'"),
+    ],
+)
+def test_what_an_engine_would_keep_is_found(
+    where: type, name: str, planted: object, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever in the engine it is: what is looked at must not depend on where things lie."""
+    monkeypatch.setattr(where, name, planted)
+    with pytest.raises(AssertionError, match=f"{found}: [1-9]"):
+        play(COMING_AND_GOING * 20)
