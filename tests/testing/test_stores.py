@@ -42,6 +42,31 @@ class ImpatientStore(MemoryStore):
         raise timeout_error(keys, 0.0)
 
 
+class HastyStore(MemoryStore):
+    """Waits until the first of the missing keys has come."""
+
+    def wait(self, keys: Sequence[str], timeout_s: float | None = None) -> None:
+        missing = [key for key in keys if not self.check([key])]
+        super().wait(missing[:1], timeout_s)
+
+
+class StaleStore(MemoryStore):
+    """Names all keys that were missing when a wait began."""
+
+    def wait(self, keys: Sequence[str], timeout_s: float | None = None) -> None:
+        try:
+            super().wait(keys, timeout_s)
+        except StoreTimeoutError:
+            raise timeout_error([key for key in keys if key != "present"], 0.0) from None
+
+
+class CurtStore(MemoryStore):
+    """Gets what is there, and waits for nothing."""
+
+    def get(self, key: str, timeout_s: float | None = None) -> bytes:
+        return super().get(key, 0.0)
+
+
 class BlindStore(MemoryStore):
     """Sees every key."""
 
@@ -58,6 +83,9 @@ class BlindStore(MemoryStore):
         (EagerStore, "test_compare_set"),
         (ImpatientStore, "test_wait_ends_when_all_keys_are_there"),
         (ImpatientStore, "test_wait_times_out"),
+        (HastyStore, "test_wait_ends_when_all_keys_are_there"),
+        (StaleStore, "test_wait_ends_when_all_keys_are_there"),
+        (CurtStore, "test_get_ends_when_the_key_appears"),
         (BlindStore, "test_check_delete_and_num_keys"),
     ],
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
 
 from quorate.errors import (
@@ -19,6 +21,7 @@ from quorate.stores.base import Store
 __all__ = ["StoreSuite"]
 
 Error = TypeVar("Error", bound=RendezvousError)
+Result = TypeVar("Result")
 
 THREADS = 4
 ADDITIONS = 25
@@ -52,11 +55,14 @@ class StoreSuite(ABC):
         """A blocked get returns what another sets, adds or compare-and-sets."""
         store, other = self.open(tmp_path), self.open(tmp_path)
         with ThreadPoolExecutor(3) as pool:
-            answers = [pool.submit(store.get, key, LATE_S) for key in ("a", "b", "c")]
+            answers = [begin(pool, partial(store.get, key, LATE_S)) for key in ("a", "b", "c")]
+            expect(StoreTimeoutError, lambda: store.get("absent", SOON_S))
+            were_done = any(answer.done() for answer in answers)
             other.set("a", b"1")
             other.add("b", 2)
             other.compare_set("c", b"", b"3")
             assert [answer.result(LATE_S) for answer in answers] == [b"1", b"2", b"3"]
+        assert not were_done, "a get ended before its key came"
 
     def test_get_times_out(self, tmp_path: Path) -> None:
         """The error names the key that did not appear."""
@@ -112,10 +118,16 @@ class StoreSuite(ABC):
         store.wait(["a"], SOON_S)
         store.wait([], SOON_S)
         with ThreadPoolExecutor(1) as pool:
-            done = pool.submit(store.wait, ["a", "b", "c", "b"], LATE_S)
-            other.set("b", b"")
-            other.set("c", b"")
+            done = begin(pool, lambda: store.wait(["a", "key-b", "key-c", "key-b"], LATE_S))
+            expect(StoreTimeoutError, lambda: store.wait(["key-b", "key-c"], SOON_S))
+            other.set("key-b", b"")
+            error = expect(StoreTimeoutError, lambda: store.wait(["key-b", "key-c"], SOON_S))
+            was_done = done.done()
+            other.set("key-c", b"")
             done.result(LATE_S)
+        assert not was_done, "a wait ended when some of its keys had come"
+        assert "key-c" in str(error), "the missing key is not named"
+        assert "key-b" not in str(error), "a key is named that has come"
 
     def test_wait_times_out(self, tmp_path: Path) -> None:
         """The error names the keys that are missing, and no other."""
@@ -139,6 +151,19 @@ class StoreSuite(ABC):
         assert not store.check(["a"]), "a deleted key is seen"
         assert store.num_keys() == before + 1, "a deleted key is counted"
         expect(StoreTimeoutError, lambda: store.get("a", SOON_S))
+
+
+def begin(pool: ThreadPoolExecutor, call: Callable[[], Result]) -> Future[Result]:
+    """Return the outcome of a `call` that blocks, once a thread is about to make it."""
+    begun = Event()
+
+    def make() -> Result:
+        begun.set()
+        return call()
+
+    outcome = pool.submit(make)
+    begun.wait(LATE_S)
+    return outcome
 
 
 def expect(error_type: type[Error], call: Callable[[], object]) -> Error:
