@@ -73,14 +73,14 @@ class Measure:
     def beside(self, endpoint: str, known: Secrets, without: Sequence[str]) -> tuple[Phase, int]:
         """Measure beside a crowd that is at an endpoint, and wait until it has gone."""
         files = self._open_files()
-        with hostile(endpoint, known, without) as tries:
+        with hostile(endpoint, known, without) as attacks:
             phase = self.alone()
         wait_until(
             lambda: self._open_files() <= files + COMING_AND_GOING,
             GONE_WITHIN_S,
             "the end of the crowd's connections",
         )
-        return phase, sum(tries.values())
+        return phase, sum(attacks.values())
 
     def _open_files(self) -> int:
         return len(os.listdir(f"/proc/{self._pid}/fd"))
@@ -113,9 +113,9 @@ def measure_way(folder: Path, secured: bool, options: argparse.Namespace) -> Non
         for _ in range(options.repeats):
             for name, cluster in (("attacked", own), ("beside", other)):
                 calm = measure.alone()
-                phase, tries = measure.beside(cluster.endpoint, known, options.without)
+                phase, attacks = measure.beside(cluster.endpoint, known, options.without)
                 ratios[name].append(phase.change_s / calm.change_s)
-                print(f"  calm {told(calm)}; {name} {told(phase)}, {tries} tries", flush=True)
+                print(f"  calm {told(calm)}; {name} {told(phase)}, {attacks} attacks", flush=True)
     for name, values in ratios.items():
         print(f"  {name}: {three(values)}")
     pairs = zip(ratios["attacked"], ratios["beside"], strict=True)
