@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hypothesis
 import pytest
@@ -106,9 +106,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(MAY_NOT_UNSHARE)
     for package, how in HOW_TO_GET.items():
         if item.get_closest_marker(package) and missing(package):
-            if "QUORATE_CI" in os.environ:
-                pytest.fail(how, pytrace=False)
-            pytest.skip(how)
+            do_without(how)
+
+
+def do_without(how: str) -> NoReturn:
+    """Skip a test that needs what is missing; in CI it fails.
+
+    Args:
+        how: What is missing, and how to get it.
+    """
+    if "QUORATE_CI" in os.environ:
+        pytest.fail(how, pytrace=False)
+    pytest.skip(how)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -627,6 +627,19 @@ def test_no_test_is_skipped_without_a_reason() -> None:
     )
 
 
+def test_what_is_missing_is_told_in_one_place() -> None:
+    """There it fails in CI: a test that skips by itself would not be missed."""
+    report(
+        [
+            f"{place(path, call.lineno)}: call `do_without` of tests/conftest.py"
+            for path in files_of_tests()
+            if path != ROOT / "tests" / "conftest.py"
+            for name, call in calls_in(path)
+            if name == "pytest.skip"
+        ]
+    )
+
+
 def unexplained_skips(path: Path) -> Iterator[int]:
     """Yield the lines that skip a test and do not say why."""
     for name, call in calls_in(path):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import do_without
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "quorate"
 
@@ -30,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [*PIP, "wheel", "--no-deps", *how, "--wheel-dir", str(folder), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode and UNOBTAINABLE.search(built.stderr):
-        pytest.skip("hatchling is not installed and cannot be fetched: no wheel can be built")
+        do_without("hatchling is not installed, and pip cannot fetch it: `pip install hatchling`")
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.iterdir()
     return wheel
