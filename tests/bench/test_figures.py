@@ -36,8 +36,15 @@ def test_a_summary_is_median_least_and_greatest() -> None:
 def test_a_row_is_over_once_a_sample_was_not_in_time() -> None:
     assert not row(1.0, 2.0).is_over
     assert row(1.0, None).is_over
-    assert row(1.0, None).summary("seconds") == Summary(1.0, 1.0, 1.0)
+    assert (row(1.0, None).late, row(None).late) == (1, 1)
+
+
+def test_a_row_that_is_over_has_no_figures() -> None:
+    """Those of the samples that were in time would be too good."""
+    assert row(1.0, None).summary("seconds") is None
     assert row(None).summary("seconds") is None
+    made = document("join", {}, {}, [row(1.0, None)])["rows"][0]
+    assert (made["in_time"], made["figures"], len(made["samples"])) == (False, {}, 2)
 
 
 def test_who_limits_most_samples_limits_the_row() -> None:

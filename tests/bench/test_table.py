@@ -62,6 +62,25 @@ def test_without_a_first_figure_there_are_no_ratios() -> None:
     assert " - " in table.splitlines()[-1]
 
 
+def test_a_sample_that_was_not_in_time_does_not_vanish() -> None:
+    """What was in time would stand for all of it."""
+    rows = [
+        Row("floor", 10, samples(0.1)),
+        Row("floor", 100, samples(1.0)),
+        Row("torch-c10d", 10, samples(0.2)),
+        Row("torch-c10d", 100, [*samples(0.08), Sample({})]),
+    ]
+    table = format_table("join", rows, 300.0)
+    assert table.splitlines()[4].split()[:8] == [
+        *("100", "torch-c10d"),
+        *("1", "of", "2", "not", "in", "300"),
+    ]
+    assert "80 ms" not in table
+    assert "torch-c10d grows" not in table
+    simulation = [Row("quorate", 10, [*simulated(0.08), Sample({})])]
+    assert "1 of 2 not in 30 s" in format_table("simulate", simulation, 30.0)
+
+
 def simulated(cpu_s: float) -> list[Sample]:
     return [Sample({"join_cpu_s": cpu_s, "join_up_per_node": 2.0, "loss_up_per_node": 0.0})]
 

@@ -206,7 +206,12 @@ class Row:
     @property
     def is_over(self) -> bool:
         """Whether a sample was not done in time: another one would not be either."""
-        return any(not sample.values for sample in self.samples)
+        return self.late > 0
+
+    @property
+    def late(self) -> int:
+        """How many samples were not done in time."""
+        return sum(not sample.values for sample in self.samples)
 
     @property
     def limited_by(self) -> str:
@@ -214,7 +219,13 @@ class Row:
         return statistics.mode(sample.limited_by for sample in self.samples)
 
     def summary(self, name: str) -> Summary | None:
-        """Return the figures of one measure, `None` if it was not measured."""
+        """Return the figures of one measure, `None` if it was not measured.
+
+        A row with a sample that was not done in time has none: those of its other samples would be
+        of the quick ones alone.
+        """
+        if self.is_over:
+            return None
         values = [sample.values[name] for sample in self.samples if name in sample.values]
         if not values:
             return None

@@ -57,7 +57,7 @@ def _format_by_figure(bench: str, rows: Sequence[Row], limit_s: float) -> str:
         own = sorted((row for row in rows if row.backend == backend), key=lambda row: row.nodes)
         lines = [[backend, *(f"{row.nodes:,}" for row in own), "grows with the power"]]
         if any(row.is_over for row in own):
-            over = [f"not in {limit_s:g} s" if row.is_over else NOTHING for row in own]
+            over = [_late(row, limit_s) if row.is_over else NOTHING for row in own]
             lines.append(["in time", *over, NOTHING])
         lines += [_figure_cells(measure, own) for measure in MEASURES[bench]]
         tables.append("\n".join(_aligned(lines, names=0)))
@@ -82,13 +82,18 @@ def _cells(
     cells = [str(row.nodes), row.backend]
     limited_by = NOTHING if row.limited_by == NOBODY else row.limited_by
     if summary is None:
-        return [*cells, f"not in {limit_s:g} s", *[NOTHING] * (len(others) + 3), limited_by]
+        return [*cells, _late(row, limit_s), *[NOTHING] * (len(others) + 3), limited_by]
     cells += [format_value(value, first.unit) for value in summary]
     cells.append(_ratio(row, rows, first))
     for measure in others:
         other = row.summary(measure.name)
         cells.append(format_value(other.median, measure.unit) if other else NOTHING)
     return [*cells, limited_by]
+
+
+def _late(row: Row, limit_s: float) -> str:
+    some = f"{row.late} of {len(row.samples)} " if row.late < len(row.samples) else ""
+    return f"{some}not in {limit_s:g} s"
 
 
 def _ratio(row: Row, rows: Sequence[Row], measure: Measure) -> str:
