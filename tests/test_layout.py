@@ -277,6 +277,7 @@ FLOORS: dict[str, str] = {
         bench.simulation
         bench.measuring
         bench.campaign
+        bench.machine
         bench.table
         bench.plot
         bench.report

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from quorate.bench import campaign
-from quorate.bench.campaign import machine, measure
+from quorate.bench.campaign import measure
 from quorate.bench.figures import Sample
 from quorate.bench.measuring import Options
 from quorate.bench.subjects import Subject
@@ -72,9 +72,3 @@ def test_what_makes_no_sense_is_refused(recorder: Recorder, bench: str, backend:
     with pytest.raises(RendezvousSettingsError, match=f"'{backend}'.*choose among"):
         recorder.measure(bench, [backend], [10], 1)
     assert recorder.taken == []
-
-
-def test_the_machine_says_what_figures_depend_on() -> None:
-    described = machine()
-    assert described["cores"] >= 1
-    assert described["packages"]["msgspec"]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Callable, Sequence
-from importlib import metadata
-from typing import Any
 
 from quorate.bench.figures import Row
-from quorate.bench.measuring import BENCHES, COORDINATED_ONLY, SIMULATED, Options, cores
+from quorate.bench.measuring import BENCHES, COORDINATED_ONLY, SIMULATED, Options
 from quorate.bench.subjects import Subject, subject
 from quorate.errors import RendezvousSettingsError
 
-__all__ = ["machine", "measure"]
+__all__ = ["measure"]
 
 
 def measure(
@@ -62,16 +59,6 @@ def measure(
     return rows
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    return {
-        "cores": cores(),
-        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("uvloop", "msgspec", "torch", "torchft")},
-    }
-
-
 def _require_measurable(bench: str, each: Subject) -> None:
     if bench in COORDINATED_ONLY and not each.is_coordinated:
         raise RendezvousSettingsError(
@@ -98,10 +85,3 @@ def _require_different(subjects: Sequence[Subject]) -> None:
                 f"'{name}' is named {names.count(name)} times, and its figures could not be told "
                 f"apart: name it once, with a greater --repeat."
             )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
-from quorate.bench.campaign import machine, measure
+from quorate.bench.campaign import measure
 from quorate.bench.figures import document
+from quorate.bench.machine import machine
 from quorate.bench.measuring import Options
 from quorate.bench.subjects import BACKENDS
 from quorate.bench.table import format_table
