@@ -248,7 +248,7 @@ def containers(
 
 def play(steps: Iterable[Step]) -> None:
     """Whatever is told in whatever order, the engine does what `Play` expects of it."""
-    with mock.patch.object(holdings, "IDLE_KEPT_S", KEPT_S):
+    with mock.patch.multiple(holdings, IDLE_KEPT_S=KEPT_S, EMPTY_KEPT_S=KEPT_S):
         world = Play()
         played: list[Step] = []
         try:

@@ -128,6 +128,11 @@ def test_an_engine_forgets_what_has_long_been_settled() -> None:
     play(COMING_AND_GOING * 100)
 
 
+def test_a_run_that_nobody_would_miss_is_forgotten_as_well() -> None:
+    """Also one that has begun anew when it was forgotten."""
+    play([("end", 0, True), *[("wait", 0.9)] * 8, ("greet", 0, FIRST)])
+
+
 forget = Holdings._forget
 
 
