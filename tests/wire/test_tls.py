@@ -134,6 +134,33 @@ def test_what_follows_the_end_is_dropped(node: TlsFiles) -> None:
     assert client.feed(b"x") == b""
 
 
+@pytest.mark.parametrize("newest", [None, ssl.TLSVersion.TLSv1_2])
+def test_r15_nothing_is_kept_of_what_follows_the_end(node: TlsFiles, newest: Version) -> None:
+    server, client = shake_hands(make_pair(node, node, newest=newest))
+    client.send(b"last")
+    assert carry(client, server) == b"last"
+    assert not server.finished
+    client.close()
+    assert carry(client, server) == b""
+    assert server.finished
+    for _ in range(10):
+        assert server.feed(b"\x17\x03\x03" + bytes(PIECE_BYTES)) == b""
+    assert server._incoming.pending == 0
+    # The end of the one is not that of the other.
+    server.send(b"farewell")
+    server.close()
+    assert server.take_output()
+
+
+def test_an_end_before_the_handshake_is_over(node: TlsFiles) -> None:
+    server, client = make_pair(node, node)
+    carry(client, server)
+    close_notify = b"\x15\x03\x03\x00\x02\x01\x00"
+    assert server.feed(close_notify + b"x") == b""
+    assert server.finished
+    assert not server.established
+
+
 def test_half_a_handshake_brings_nothing(node: TlsFiles) -> None:
     server, client = make_pair(node, node)
     hello = client.take_output()

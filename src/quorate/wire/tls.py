@@ -45,12 +45,19 @@ class TlsPipe:
         server_side: Whether this is the coordinator's side.
         server_hostname: The name or address that the certificate of the other side must be for;
             for the client's side alone.
+
+    Attributes:
+        established: Whether the handshake is over: `send` may be used.
+        finished: Whether the other side has said that nothing more will come from it
+            (close_notify): end the connection.
+        speaks_tls: Whether what has come may be TLS.
     """
 
     def __init__(
         self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None = None
     ) -> None:
         self.established = False
+        self.finished = False
         self.speaks_tls = True
         self._name = server_hostname
         self._server_side = server_side
@@ -70,8 +77,7 @@ class TlsPipe:
     def feed(self, ciphertext: bytes) -> bytes:
         """Take received bytes and return the plaintext that they complete.
 
-        Once `established` is true, `send` may be used. What follows the other side's end
-        (close_notify) is dropped.
+        What follows the other side's end is dropped.
 
         Raises:
             RendezvousConnectionError: One side does not trust the other one's certificate, or
@@ -84,7 +90,7 @@ class TlsPipe:
         plaintext: list[bytes] = []
         view = memoryview(ciphertext)
         for start in range(0, len(view), PIECE_BYTES):
-            if self._ended:
+            if self._ended or self.finished:
                 break
             self._incoming.write(view[start : start + PIECE_BYTES])
             while piece := self._read():
@@ -134,11 +140,14 @@ class TlsPipe:
             if not self.established:
                 self._tls.do_handshake()
                 self.established = True
-            return self._tls.read(PIECE_BYTES)
+            piece = self._tls.read(PIECE_BYTES)
+            # `ssl` does not raise an error at close_notify once hands are shaken.
+            self.finished = not piece
+            return piece
         except ssl.SSLWantReadError:
             return b""
         except ssl.SSLZeroReturnError:
-            self._ended = True
+            self.finished = True
             return b""
         except ssl.SSLError as error:
             self._ended = True

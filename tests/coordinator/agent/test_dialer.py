@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from quorate.coordinator.agent import dialer
 from quorate.coordinator.agent.dialer import DialedConnection, Dialer, told
 from quorate.errors import RendezvousConnectionError
 from quorate.identity import Endpoint
+from quorate.tls import client_context, server_context
+from quorate.wire.tls import TlsPipe
+from tests.certificates import Authority
 from tests.coordinator.wire import Wire
 from tests.served import LOOPBACK
 
@@ -102,6 +106,30 @@ def test_its_end_is_told_with_the_reason(error: Exception | None, why: str) -> N
         assert (wire.sent, wire.closing) == (b"", False)
 
     with_connection(visit)
+
+
+def test_the_end_of_tls_is_that_of_the_connection(tmp_path: Path) -> None:
+    node = Authority(tmp_path / "certificates").issue("node")
+    server = TlsPipe(server_context(node), server_side=True)
+
+    async def main() -> None:
+        notes, wire = Notes(), Wire()
+        pipe = TlsPipe(client_context(node), False, LOOPBACK)
+        connection = DialedConnection(notes, pipe)
+        connection.connection_made(wire)
+        for _ in range(2):
+            said, wire.sent = wire.sent, b""
+            server.feed(said)
+            connection.data_received(server.take_output())
+        assert connection.ready.done()
+        server.send(b"last")
+        server.close()
+        assert not wire.closing
+        connection.data_received(server.take_output() + b"garbage")
+        assert notes.told == [("received", b"last")]
+        assert (wire.closing, wire.aborted) == (True, False)
+
+    asyncio.run(main())
 
 
 def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:

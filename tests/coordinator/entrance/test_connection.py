@@ -364,6 +364,35 @@ class TestSealed:
         assert goes > 100
         assert len(peer.heard) == 2
 
+    def test_r8_the_end_of_tls_is_an_end_in_order(self, peer: Sealed) -> None:
+        """What has come before it is heard; nobody would hear what comes after it."""
+        peer.say(HELLO)
+        last = peer.seal(frame(encode(Ping(1))))
+        peer.pipe.close()
+        peer.connection.data_received(last + peer.pipe.take_output() + b"garbage")
+        assert peer.heard == [HELLO, Ping(1)]
+        assert peer.wire.closing
+        peer.connection.connection_lost(None)
+        assert peer.notes.told[-1] == ("closed", True)
+
+    def test_the_end_of_tls_waits_for_what_a_pause_has_left(self, peer: Sealed) -> None:
+        peer.say(HELLO)
+        peer.connection.pause()
+        last = peer.seal(frame(encode(Ping(1))))
+        peer.pipe.close()
+        peer.connection.data_received(last + peer.pipe.take_output())
+        assert not peer.wire.closing
+        peer.connection.resume()
+        assert peer.heard == [HELLO, Ping(1)]
+        assert peer.wire.closing
+
+    def test_r15_who_ends_tls_before_its_hello_does_not_stay(self, peer: Sealed) -> None:
+        peer.pipe.close()
+        peer.connection.data_received(peer.pipe.take_output() + bytes(2 * PIECE_BYTES))
+        peer.connection.take_turn()
+        assert peer.wire.closing
+        assert not peer.connection.unread
+
     def test_what_agents_say_costs_nothing_beside(self, peer: Sealed) -> None:
         peer.say(HELLO)
         for number in range(3000):

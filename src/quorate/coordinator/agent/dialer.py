@@ -107,6 +107,8 @@ class DialedConnection(asyncio.Protocol):
             self._put(self._pipe.take_output())
         if data:
             self._caller.received(self, data)
+        if self._pipe is not None and self._pipe.finished:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the connection is gone."""

@@ -253,6 +253,10 @@ class Connection(asyncio.Protocol):
             self._barren_bytes += len(piece) - len(plaintext) * 5 // 4
             self._hear(plaintext)
         self._count_barren()
+        if pipe.finished and not self.paused:
+            # TLS has an end of its own, and nothing that comes after it is heard.
+            self._finished = True
+            self.close()
 
     def _count_barren(self) -> None:
         """Let ciphertext that says nothing keep its own sender waiting, if there is much of it."""
