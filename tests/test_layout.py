@@ -31,6 +31,7 @@ FLOORS: dict[str, str] = {
         renewal
         credentials
         printable
+        program
         """,
     "F1": """
         core.node

@@ -129,6 +129,16 @@ def test_its_token_reaches_it_and_stands_on_no_command_line(
     assert secret.encode() not in told + log.read_bytes()
 
 
+def test_it_runs_nothing_of_the_working_directory(
+    make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('a queue of the project')")
+    monkeypatch.chdir(tmp_path)
+    endpoint = make_host(memory=True).start(Endpoint(LOOPBACK, 0))
+    assert endpoint is not None
+    assert status(endpoint)["runs"] == []
+
+
 def test_in_memory_there_is_no_journal(make_host: MakeHost, tmp_path: Path) -> None:
     endpoint = make_host(memory=True).start(Endpoint(LOOPBACK, 0))
     assert endpoint is not None

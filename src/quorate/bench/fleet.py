@@ -7,7 +7,6 @@ import multiprocessing
 import resource
 import secrets
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -31,6 +30,7 @@ from quorate.bench.tasks import (
 from quorate.clock import Clock, SystemClock
 from quorate.errors import RendezvousConnectionError, RendezvousError
 from quorate.launch.wards import Wards
+from quorate.program import command_of, with_own_path
 
 __all__ = ["Fleet", "shares"]
 
@@ -194,7 +194,7 @@ class _Load:
         self._wards = wards
         self._connection, theirs = multiprocessing.Pipe()
         descriptor = theirs.fileno()
-        command = [sys.executable, "-m", "quorate.bench.load", str(descriptor), kind, str(limit_s)]
+        command = command_of("quorate.bench.load", str(descriptor), kind, str(limit_s))
         with theirs, log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
@@ -203,7 +203,7 @@ class _Load:
                 stderr=output,
                 pass_fds=[descriptor],
                 start_new_session=True,
-                env=environment,
+                env=with_own_path(environment),
             )
         self.pid = self._process.pid
         wards.add(self.pid)

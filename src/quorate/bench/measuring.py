@@ -10,7 +10,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +31,7 @@ from quorate.bench.threads import PEERS
 from quorate.bench.usage import core_wait_s, cpu_s, resident_bytes
 from quorate.clock import Clock, SystemClock
 from quorate.errors import RendezvousConnectionError, RendezvousError
+from quorate.program import command_of, with_own_path
 
 __all__ = ["BENCHES", "COORDINATED_ONLY", "SIMULATED", "Options", "cores"]
 
@@ -242,13 +242,13 @@ def reattach(subject: Subject, nodes: int, options: Options) -> Sample:
 
 def simulate(subject: Subject, nodes: int, options: Options) -> Sample:
     """Play a coordinator and N agents in virtual time; see `quorate.bench.simulation`."""
-    command = [sys.executable, "-m", "quorate.bench.simulation", str(nodes), subject.name]
+    command = command_of("quorate.bench.simulation", str(nodes), subject.name)
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             check=False,
-            env=dict(options.environment),
+            env=with_own_path(options.environment),
             timeout=options.limit_s,
         )
     except subprocess.TimeoutExpired:

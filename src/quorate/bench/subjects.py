@@ -9,7 +9,6 @@ import contextlib
 import re
 import secrets
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -24,6 +23,7 @@ from quorate.coordinator.host import serve_options
 from quorate.errors import RendezvousConnectionError, RendezvousSettingsError
 from quorate.etcd.messages import prefix_end
 from quorate.launch.wards import Wards
+from quorate.program import command_of, with_own_path
 from quorate.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class _Server:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env=self._environment,
+                env=with_own_path(self._environment),
             )
         self._wards.add(self._process.pid)
 
@@ -329,7 +329,7 @@ def _peer(name: str) -> Subject:
         if name == "file":
             yield Service([], [str(site.folder / "state")])
             return
-        program = [sys.executable, "-m", "quorate.bench.peer_server", name, str(site.nodes)]
+        program = command_of("quorate.bench.peer_server", name, str(site.nodes))
         environment = without_name_service(site.environment)
         server = _Server(program, site.folder / "server.log", site.wards, environment)
         with _running([server]):
@@ -340,7 +340,7 @@ def _peer(name: str) -> Subject:
 
 
 def _coordinator(flags: list[str], log: str, site: Site) -> _Server:
-    command = [sys.executable, "-m", "quorate", "serve", "--endpoint", "{endpoint}", *flags]
+    command = command_of("quorate", "serve", "--endpoint", "{endpoint}", *flags)
     command += serve_options(TlsFiles.from_environment(site.environment))
     return _Server(command, site.folder / log, site.wards, site.environment, _READY)
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from quorate.coordinator.ledgers.base import state_directory
 from quorate.credentials import Token, exported
 from quorate.errors import RendezvousConnectionError, translating
 from quorate.identity import Endpoint, bind_all, listening_addresses, own_addresses
+from quorate.program import command_of, with_own_path
 from quorate.tls import TlsFiles
 
 __all__ = ["CoordinatorHost", "serve_options"]
@@ -182,7 +182,7 @@ class CoordinatorHost:
         return state_directory(self._state_dir) / f"coordinator-{port}.log"
 
     def _spawn(self, descriptors: list[int], port: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "quorate", "serve", "--idle-exit", f"{IDLE_EXIT_S:g}"]
+        command = command_of("quorate", "serve", "--idle-exit", f"{IDLE_EXIT_S:g}")
         command += ["--closed-kept", f"{CLOSED_KEPT_S:g}", *self._tls_options]
         for descriptor in descriptors:
             command += ["--listen-fd", str(descriptor)]
@@ -195,7 +195,7 @@ class CoordinatorHost:
             try:
                 child = subprocess.Popen(
                     command,
-                    env=exported(self._token, os.environ),
+                    env=with_own_path(exported(self._token, os.environ)),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

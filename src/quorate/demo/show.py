@@ -11,7 +11,6 @@ import queue
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import msgspec
 from quorate.clock import Clock
 from quorate.demo import TRAINING_SCRIPT
 from quorate.errors import RendezvousError, RendezvousTimeoutError
+from quorate.program import command_of, with_own_path
 
 __all__ = ["Line", "Scene", "Show"]
 
@@ -151,13 +151,13 @@ class Show:
 
     def _spawn(self, arguments: list[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "quorate", *arguments],
+            command_of("quorate", *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=with_own_path(os.environ) | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 
     def _read(self, name: str, agent: subprocess.Popen[str]) -> None:
