@@ -187,7 +187,7 @@ def test_a_port_that_somebody_has_is_left_to_them(make_host: MakeHost) -> None:
 def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     host = CoordinatorHost(state_dir=str(tmp_path / "file" / "state"))
-    with pytest.raises(RendezvousConnectionError, match="starting a coordinator"):
+    with pytest.raises(RendezvousConnectionError, match=r"Opening the log of a coordinator .*disk"):
         host.start(Endpoint(LOOPBACK, 0))
 
 
@@ -243,6 +243,37 @@ def test_a_long_log_starts_anew(
         make_host(memory=True)(endpoint)
         status(endpoint)
         assert log.read_text().startswith("x" * 100) == kept
+
+
+def test_what_is_behind_a_link_in_the_place_of_its_log_is_left_alone(
+    tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "LOG_BYTES_MAX", 100)
+    endpoint = Endpoint(LOOPBACK, free_port())
+    precious = tmp_path / "checkpoint"
+    precious.write_bytes(bytes(101))
+    log = tmp_path / f"coordinator-{endpoint.port}.log"
+    log.symlink_to(precious)
+    host = CoordinatorHost(state_dir=str(tmp_path), memory=True)
+    with pytest.raises(RendezvousConnectionError, match=r"coordinator-.*\.log.*remove it"):
+        host(endpoint)
+    assert precious.read_bytes() == bytes(101)
+
+
+def test_a_log_that_has_other_names_is_not_emptied(
+    make_host: MakeHost,
+    free_port: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_module, "LOG_BYTES_MAX", 100)
+    endpoint = Endpoint(LOOPBACK, free_port())
+    (tmp_path / "state").mkdir()
+    precious = tmp_path / "checkpoint"
+    precious.write_bytes(bytes(101))
+    (tmp_path / "state" / f"coordinator-{endpoint.port}.log").hardlink_to(precious)
+    make_host(memory=True)(endpoint)
+    assert precious.read_bytes().startswith(bytes(101))
 
 
 def test_its_coordinator_gets_its_certificate_and_asks_the_others_for_theirs() -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import subprocess
 import threading
 from pathlib import Path
 
+from quorate.backends.disk import explaining_disk
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.ledgers.base import state_directory
 from quorate.credentials import Token, exported
@@ -188,10 +190,10 @@ class CoordinatorHost:
             command += ["--listen-fd", str(descriptor)]
         log = self._log(port)
         command += ["--memory"] if self._memory else ["--state-dir", str(log.parent)]
-        with translating({OSError: RendezvousConnectionError}, f"starting a coordinator ({log})"):
+        with explaining_disk(f"Opening the log of a coordinator ({log})"):
             log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _truncate_if_long(log)
-            output = os.open(log, mode, 0o600)
+            output = _open_log(log)
+        with translating({OSError: RendezvousConnectionError}, f"starting a coordinator ({log})"):
             try:
                 child = subprocess.Popen(
                     command,
@@ -226,8 +228,17 @@ def _last_line(log: Path) -> str:
     return ""
 
 
-def _truncate_if_long(log: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > LOG_BYTES_MAX:
-            return os.O_TRUNC
-    return 0
+def _open_log(log: Path) -> int:
+    """Return a descriptor of a log to go on with; one that has become long begins anew."""
+    # In a directory that others may write to, a link could stand here for any file of ours.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(log, flags, 0o600)
+    try:
+        found = os.fstat(descriptor)
+        is_own = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if is_own and found.st_size > LOG_BYTES_MAX:
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
