@@ -38,7 +38,7 @@ from quorate.etcd.writer import Writer
 from quorate.launch.wards import Wards
 from quorate.testing.clock import ManualClock
 from quorate.testing.etcd import EtcdCluster
-from tests.etcd.scripted import MEMBERS, ScriptedTransport, ok
+from tests.etcd.scripted import LOST, MEMBERS, ScriptedTransport, ok
 from tests.etcd.tls import Authority
 
 pytestmark = pytest.mark.etcd
@@ -138,6 +138,28 @@ def test_status_and_health(server: EtcdServer, client: EtcdClient, free_port: Fr
     assert client.is_healthy(timeout_s=5.0)
     with EtcdClient([transport.Endpoint("127.0.0.1", free_port())]) as nobody:
         assert not nobody.is_healthy(timeout_s=0.1)
+
+
+def test_several_keys_are_read_at_one_moment(client: EtcdClient) -> None:
+    client.put(b"a", b"1")
+    revision = client.put(b"c", b"3")
+    reply = client.range_each([b"c", b"b", b"a"])
+    assert [(kv.key, kv.value) for kv in reply.kvs] == [(b"c", b"3"), (b"a", b"1")]
+    assert (reply.count, reply.header.revision) == (2, revision)
+
+
+def test_several_keys_are_asked_for_again_when_a_reply_is_lost() -> None:
+    clock = ManualClock()
+    answers = iter([LOST, ok(succeeded=True, responses=[{"response_range": {}}])])
+    script = ScriptedTransport(lambda *_: next(answers), clock)
+    client = EtcdClient(MEMBERS, clock=clock, transport=script)
+    assert client.range_each([b"k"]).kvs == []
+    (first, _), (second, _) = script.asked
+    assert first != second
+    with pytest.raises(RendezvousProtocolError, match="not answered the steps"):
+        EtcdClient(
+            MEMBERS, clock=clock, transport=ScriptedTransport(lambda *_: ok(succeeded=True), clock)
+        ).range_each([b"k"])
 
 
 def test_a_client_needs_an_endpoint() -> None:

@@ -88,6 +88,26 @@ def test_additions_that_lose_replies_side_by_side_all_count(
     assert store.get("n") == b"30"
 
 
+@pytest.mark.parametrize("fate", ["lose reply", "lose request"])
+@pytest.mark.parametrize(
+    ("read", "result"),
+    [
+        (lambda store: store.get("k"), b"v"),
+        (lambda store: store.wait(["k"]), None),
+        (lambda store: store.check(["k", "absent"]), False),
+        (lambda store: store.num_keys(), 1),
+    ],
+    ids=["get", "wait", "check", "num_keys"],
+)
+def test_what_is_lost_is_read_again(
+    read: Callable[[EtcdStore], Any], result: Any, fate: Any, proxy: LossyProxy, client: EtcdClient
+) -> None:
+    client.put(b"/store/keys/k", b"v")
+    with EtcdClient([proxy.endpoint], timeout_s=10.0) as lossy:
+        proxy.plan(fate)
+        assert read(EtcdStore(lossy, "/store")) == result
+
+
 def test_stores_of_other_prefixes_do_not_meet(client: EtcdClient, store: EtcdStore) -> None:
     other = EtcdStore(client, "/store/keys")
     store.set("k", "mine")

@@ -33,6 +33,7 @@ from quorate.etcd.messages import (
     TransactionReply,
     decode,
     encode,
+    operation,
 )
 from quorate.etcd.transport import HttpTransport, Reply, Transport
 from quorate.etcd.watch import Watch
@@ -138,6 +139,22 @@ class EtcdClient:
         request = Range(key, range_end, limit, keys_only, count_only)
         return self._read("/v3/kv/range", request, RangeReply, timeout_s)
 
+    def range_each(self, keys: Sequence[bytes], timeout_s: float | None = None) -> RangeReply:
+        """Read several keys as they are at one moment; return those that are there.
+
+        Args:
+            keys: Which; etcd takes 128 at once.
+            timeout_s: How long it may take, in seconds; by default as the client was told.
+        """
+        path = "/v3/kv/txn"
+        reads = Transaction((), tuple(operation(Range(key)) for key in keys))
+        reply = self._gateway.read(path, encode(reads), self._limit(timeout_s))
+        answer = answer_to(reads, found(path, reply))
+        kvs = [
+            kv for step in answer.responses if step.response_range for kv in step.response_range.kvs
+        ]
+        return RangeReply(answer.header, kvs, len(kvs))
+
     def put(self, key: bytes, value: bytes, lease: int = 0) -> int:
         """Give a key a value, and return the revision; `lease` removes the key when it ends.
 
@@ -185,13 +202,7 @@ class EtcdClient:
             return ReplyLost()
         if reply.status == 404:
             return LeaseLost()
-        answer = decode(reply.body, TransactionReply)
-        if not is_answered(transaction, answer):
-            raise RendezvousProtocolError(
-                "What answers at the endpoint of etcd has not answered the steps of a transaction: "
-                "see whether the endpoint is right and etcd is 3.4 or newer."
-            )
-        return answer
+        return answer_to(transaction, reply)
 
     def grant_lease(self, ttl_s: int, timeout_s: float | None = None) -> LeaseGranted:
         """Return a new lease, which ends `ttl_s` seconds after it was last kept alive.
@@ -262,6 +273,21 @@ class EtcdClient:
         if reply.status == 404 and isinstance(request, Put) and request.lease:
             raise lost_lease()
         return decode(found(path, reply).body, kind)
+
+
+def answer_to(transaction: Transaction, reply: Reply) -> TransactionReply:
+    """Return what etcd has answered to a transaction.
+
+    Raises:
+        RendezvousProtocolError: The answer is not one to this transaction.
+    """
+    answer = decode(reply.body, TransactionReply)
+    if not is_answered(transaction, answer):
+        raise RendezvousProtocolError(
+            "What answers at the endpoint of etcd has not answered the steps of a transaction: "
+            "see whether the endpoint is right and etcd is 3.4 or newer."
+        )
+    return answer
 
 
 def is_answered(transaction: Transaction, reply: TransactionReply) -> bool:

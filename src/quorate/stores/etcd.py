@@ -124,12 +124,10 @@ class EtcdStore:
         distinct = list(dict.fromkeys(keys))
         for start in range(0, len(distinct), STEPS_MAX):
             part = distinct[start : start + STEPS_MAX]
-            reads = [operation(Range(self._key(key))) for key in part]
-            reply = self._client.transact(success=reads)
+            reply = self._client.range_each([self._key(key) for key in part])
             revision = revision or reply.header.revision
-            for key, step in zip(part, reply.responses, strict=True):
-                if step.response_range is not None and step.response_range.kvs:
-                    values[key] = step.response_range.kvs[0].value
+            there = {kv.key: kv.value for kv in reply.kvs}
+            values |= {key: there[self._key(key)] for key in part if self._key(key) in there}
         return values, revision
 
     def _await(self, keys: Sequence[str], timeout_s: float | None) -> dict[str, bytes]:
