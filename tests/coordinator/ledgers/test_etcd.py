@@ -138,6 +138,32 @@ def test_a_lost_reply_is_resolved_although_others_decide_by_now(etcd: FaultyEtcd
     assert present.load() == {"a": b"1", "b": b"2"}
 
 
+@pytest.mark.parametrize("size", [1, 2 * MIB])
+def test_another_ones_commit_is_not_taken_for_its_own(
+    size: int, etcd: FaultyEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R14, R17: both have as many parts, or say the same; one was paused before what counts."""
+    former = etcd.open()
+    append = former._append
+
+    def paused(number: int, value: bytes) -> None:
+        etcd.open().commit({"a": incompressible(size)})
+        append(number, value)
+
+    monkeypatch.setattr(former, "_append", paused)
+    with pytest.raises(RendezvousDeposedError):
+        former.commit({"a": incompressible(size) if size == 1 else incompressible(size + 1)})
+    assert etcd.open().load() == {"a": incompressible(size)}
+
+
+def test_commits_that_do_not_tell_their_writer_are_read(etcd: FaultyEtcd) -> None:
+    body = compress(msgspec.msgpack.encode({"a": b"1"}))
+    etcd.client.put(f"{etcd.prefix}/log/{1:016x}".encode(), msgspec.msgpack.encode((body, 0)))
+    ledger = etcd.open()
+    ledger.commit({"b": b"2"})
+    assert etcd.open().load() == {"a": b"1", "b": b"2"}
+
+
 def test_without_changes_it_finds_out_who_decides(etcd: FaultyEtcd) -> None:
     ledger = etcd.open()
     revision = etcd.client.range(b"k").header.revision

@@ -3,7 +3,8 @@
 Below the prefix lie::
 
     seat                 who decides; the key's lease is the coordinator's
-    log/N                commit number N: compressed changes, or how many parts they have
+    log/N                commit number N: compressed changes, or how many parts they have; and
+                         the seat under which it was written
     part/N/I             the parts of a commit that does not fit into one request
     snapshot             the number of the last commit that the newest snapshot holds, and how many
                          parts it has
@@ -83,10 +84,15 @@ _decode = msgspec.msgpack.Decoder(dict[str, bytes | None]).decode
 
 
 class _Entry(msgspec.Struct, array_like=True):
-    """A commit or snapshot: its bytes, or the number of its parts if there are several."""
+    """A commit: its bytes, or the number of its parts if there are several.
+
+    `seat` is the revision at which its writer took the seat: commits of two writers may be alike,
+    those of as many parts always would be. Coordinators of before it was added do not tell.
+    """
 
     body: bytes
     parts: int = 0
+    seat: int = 0
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -169,9 +175,10 @@ class EtcdLedger:
             return
         number = self._number + 1
         body = _compressed(dict(changes))
-        entry = _Entry(body)
+        entry = _Entry(body, 0, self._seat_revision)
         if len(body) > PART_BYTES:
-            entry = _Entry(b"", self._write_parts("part", number, body))
+            parts = self._write_parts("part", number, body)
+            entry = _Entry(b"", parts, self._seat_revision)
         self._append(number, _encode(entry))
         self.commits += 1
         self._number = number
