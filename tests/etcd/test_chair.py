@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from quorate.coordinator.ledgers.etcd import seat_key
@@ -87,6 +88,18 @@ def test_one_whose_seat_is_gone_stops_and_may_take_it_again(
         return bool(found) and found[0].mod_revision > former.mod_revision and only.decides
 
     until(is_taken_again, timeout_s=10, what="the seat to be taken again")
+    assert failures == []
+
+
+def test_r17_a_seat_that_nobody_keeps_alive_is_taken(
+    chair: Callable[[str], Chair], until: Until, client: EtcdClient, keys: Keys
+) -> None:
+    """Elections of etcd give its lease its whole time anew; nobody has seen it vacant."""
+    lease = client.grant_lease(600).lease_id
+    client.put(seat_key(keys.prefix), msgspec.msgpack.encode(["dead"]), lease)
+    first, second = chair("a"), chair("b")
+    until(lambda: first.decides or second.decides, timeout_s=20.0, what="the seat to be taken")
+    assert client.time_to_live(lease).ttl_s < 0
     assert failures == []
 
 

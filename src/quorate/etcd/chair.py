@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,7 @@ RETRY_S = 0.5
 WATCH_S = 60.0
 CLOSE_S = 5.0
 
-# Not all nodes reach for a vacant seat in the same instant: each waits for a part of this first.
+# All nodes of a run see at the same instant that the seat is vacant.
 STAGGER_S = 0.2
 
 # What is found of a watch: changes, or why there will be no more.
@@ -70,7 +69,7 @@ class Chair:
         self._name = name
         self._failed = failed
         self._clock = clock or SystemClock()
-        self._seat = EtcdSeat(client, keys.prefix, name, ttl_s, self._clock)
+        self._seat = EtcdSeat(client, keys.prefix, name, ttl_s, self._clock, STAGGER_S)
         self._closed = threading.Event()
         self._deciding = threading.Event()
         self._watch: Watch | None = None
@@ -105,17 +104,11 @@ class Chair:
             self._seat.close()
 
     def _claim(self) -> None:
-        is_seated = False
         while not self._closed.is_set():
             try:
-                if not is_seated:
-                    self._await_vacancy()
                 # It gives up a seat that this node could make no use of.
-                ledger = self._seat.take()
-                is_seated = True
-                self._decide(ledger)
+                self._decide(self._seat.take())
             except RendezvousDeposedError as error:
-                is_seated = False
                 logger.warning("run %s: %s", self._run_id, error)
             except RendezvousConnectionError as error:
                 self._complain(error)
@@ -130,19 +123,6 @@ class Chair:
         if not self._closed.is_set():
             logger.warning("run %s: this node cannot decide: %s", self._run_id, error)
             self._closed.wait(RETRY_S)
-
-    def _await_vacancy(self) -> None:
-        """Wait until nobody has the seat: a claim costs a lease, and a look none."""
-        key = seat_key(self._keys.prefix)
-        while not self._closed.wait(random.uniform(0, STAGGER_S)):
-            found = self._client.range(key)
-            if not found.kvs:
-                return
-            with self._client.watch(key, found.header.revision + 1) as watch:
-                self._watch = watch
-                while not self._closed.is_set():
-                    if watch.next(WATCH_S) is not None:
-                        break
 
     def _decide(self, ledger: EtcdLedger) -> None:
         """Decide until the seat is lost or given up."""

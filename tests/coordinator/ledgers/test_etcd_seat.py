@@ -93,6 +93,15 @@ def test_the_first_one_takes_it_and_the_second_one_knows_where(
     assert not waiting.done()
 
 
+def test_who_stands_by_from_the_beginning_needs_no_lease(candidate: Make, until: Until) -> None:
+    """In the `etcd` rendezvous all nodes but one do."""
+    first, second = candidate("a:1"), candidate("b:1")
+    first.take().result(LATE_S)
+    second.take()
+    until(second.seat.holder)
+    assert second.transport.transactions == 0
+
+
 def test_one_that_ends_in_order_hands_over_at_once(candidate: Make, until: Until) -> None:
     first, second = candidate("a:1"), candidate("b:1")
     former = first.take().result(LATE_S)
@@ -212,8 +221,13 @@ def test_closing_ends_a_wait_for_etcd(candidate: Make) -> None:
 
 
 def test_compaction_under_the_watch_is_no_news(
-    candidate: Make, server: EtcdServer, until: Until
+    candidate: Make, server: EtcdServer, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks: list[object] = []
+    stand_by = EtcdSeat._stand_by
+    monkeypatch.setattr(
+        EtcdSeat, "_stand_by", lambda *args: (looks.append(args), stand_by(*args))[1]
+    )
     first, second = candidate("a:1"), candidate("b:1")
     first.take().result(LATE_S)
     waiting = second.take()
@@ -222,8 +236,7 @@ def test_compaction_under_the_watch_is_no_news(
         for _ in range(3):
             last = other.put(b"other", b"x")
         other.compact(last)
-    claims = second.transport.transactions
-    until(lambda: second.transport.transactions > claims)
+    until(lambda: len(looks) > 1)
     until(lambda: second.seat.holder() == "a:1")
     first.seat.close()
     waiting.result(TTL_S / 2)

@@ -7,6 +7,7 @@ dies loses it when the lease lapses; one that ends in order gives it up at once.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ logger = logging.getLogger("quorate.coordinator")
 # How long the others wait for a holder that has died. An election of etcd takes up to 2 s.
 LEASE_TTL_S = 6
 
-# A watch on a member that is frozen says nothing: the seat is read so often in a lease's life.
+# A watch on a member that is frozen says nothing: the lease is looked at so often in its life.
 LOOKS_PER_TTL = 3
 
 # For how many times its life a lease may not be kept alive before it does not count any more.
@@ -80,6 +81,8 @@ class EtcdSeat:
         endpoint: Where agents find this coordinator.
         ttl_s: The time to live of the lease, in whole seconds.
         clock: The time.
+        stagger_s: Where there are many, they do not all reach for a vacant seat in the same
+            instant: each waits for a part of this first, in seconds.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class EtcdSeat:
         endpoint: str,
         ttl_s: int = LEASE_TTL_S,
         clock: Clock | None = None,
+        stagger_s: float = 0.0,
     ) -> None:
         self._client = client
+        self._stagger_s = stagger_s
         self._prefix = prefix
         self._endpoint = endpoint
         self._ttl_s = ttl_s
@@ -116,7 +121,7 @@ class EtcdSeat:
             except RendezvousProtocolError:
                 raise
             except (RendezvousConnectionError, RendezvousLimitError) as error:
-                logger.warning("%s This coordinator stands by.", error)
+                logger.warning("%s %s stands by.", error, self._endpoint)
                 self._closed.wait(STAND_BY_S)
                 continue
             if ledger is not None and not self._closed.is_set():
@@ -139,11 +144,18 @@ class EtcdSeat:
 
     def _try(self) -> EtcdLedger | None:
         """Take the seat, or wait until it is not another's any more."""
-        claim = self._claim(absent(seat_key(self._prefix)))
-        if claim.ledger is not None or claim.seat is None:
-            return claim.ledger
-        if self._stand_by(claim.seat, claim.revision):
-            return self._depose(claim.seat)
+        self._closed.wait(random.uniform(0, self._stagger_s))
+        key = seat_key(self._prefix)
+        # A claim costs a lease, and a look none.
+        found = self._client.range(key)
+        seat, revision = (found.kvs[0] if found.kvs else None), found.header.revision
+        if seat is None:
+            claim = self._claim(absent(key))
+            if claim.ledger is not None or claim.seat is None:
+                return claim.ledger
+            seat, revision = claim.seat, claim.revision
+        if self._stand_by(seat, revision):
+            return self._depose(seat)
         return None
 
     def _claim(self, condition: Compare) -> _Claim:
@@ -190,18 +202,20 @@ class EtcdSeat:
             Whether it still is, though nobody keeps it alive.
         """
         self._holder = _holder(seat)
-        logger.info("the coordinator at %s decides; this one stands by", self._holder)
+        logger.info("%s decides; this one stands by", self._holder)
         vigil = Vigil(PATIENCE_TTLS * self._ttl_s, self._clock.monotonic())
         with self._client.watch(seat_key(self._prefix), revision + 1) as watch:
             self._watch = watch
             while not self._closed.is_set():
-                if watch.next(self._ttl_s / LOOKS_PER_TTL) is not None or not self._is_there(seat):
-                    self._holder = ""
-                    return False
+                if watch.next(self._ttl_s / LOOKS_PER_TTL) is not None:
+                    break
                 left = self._client.time_to_live(seat.lease)
+                if left.ttl_s < 0 and not self._is_there(seat):
+                    break
                 vigil.look(left.ttl_s, left.header.raft_term, self._clock.monotonic())
                 if vigil.is_over(self._clock.monotonic()):
                     return True
+        self._holder = ""
         return False
 
     def _is_there(self, seat: KeyValue) -> bool:
