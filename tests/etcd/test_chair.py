@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from quorate.coordinator.ledgers.etcd import seat_key
-from quorate.errors import RendezvousError, RendezvousStateError
+from quorate.errors import RendezvousError, RendezvousLimitError, RendezvousStateError
 from quorate.etcd.chair import Chair
 from quorate.etcd.client import EtcdClient
 from quorate.etcd.letters import Keys
+from quorate.etcd.office import Office
 from quorate.etcd.server import EtcdServer
 
 pytestmark = pytest.mark.etcd
@@ -100,6 +101,23 @@ def test_r17_a_seat_that_nobody_keeps_alive_is_taken(
     first, second = chair("a"), chair("b")
     until(lambda: first.decides or second.decides, timeout_s=20.0, what="the seat to be taken")
     assert client.time_to_live(lease).ttl_s < 0
+    assert failures == []
+
+
+def test_an_etcd_that_has_too_much_to_do_is_no_reason_not_to_decide(
+    chair: Callable[[str], Chair], until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [RendezvousLimitError("overloaded")]
+    read = Office.read
+
+    def read_later(office: Office) -> int:
+        if refusals:
+            raise refusals.pop()
+        return read(office)
+
+    monkeypatch.setattr(Office, "read", read_later)
+    only = chair("a")
+    until(lambda: not refusals and only.decides, timeout_s=10.0)
     assert failures == []
 
 

@@ -106,6 +106,22 @@ def desk(server: EtcdServer, until: Until) -> Iterator[Desk]:
     desk.client.close()
 
 
+def test_an_etcd_that_has_too_much_to_do_ends_no_session(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [RendezvousLimitError("overloaded"), RendezvousLimitError("overloaded")]
+    read = desk.client.range
+
+    def range_of(key: bytes, *args: Any, **options: Any) -> Any:
+        if key == desk.keys.answer("s") and refusals:
+            raise refusals.pop()
+        return read(key, *args, **options)
+
+    monkeypatch.setattr(desk.client, "range", range_of)
+    desk.begin()
+    assert refusals == []
+
+
 def test_a_session_says_hello_under_a_lease_and_takes_it_back_in_the_end(desk: Desk) -> None:
     desk.begin()
     (hello,) = desk.said()

@@ -122,6 +122,14 @@ def test_after_silence_a_member_that_answers_is_looked_for() -> None:
     ]
 
 
+def test_an_etcd_that_has_too_much_to_do_is_asked_again_later() -> None:
+    bench = Bench(*[Reply(429, b"")] * 3, ScriptedStream(CREATED, event(5)))
+    assert revisions(bench.watch(), 1) == [5]
+    assert bench.clock.monotonic() >= 3 * watch_module.LOAD_PAUSE_S
+    bench = Bench(*[Reply(429, b"")] * 9)
+    assert bench.watch().next(1.0) is None
+
+
 def test_a_refused_watch_is_tried_with_a_new_token_and_then_told() -> None:
     """etcd refuses a watch within the stream, whether the token is old or the user may not."""
     refused = {"result": {"created": True, "canceled": True, "cancel_reason": "denied"}}

@@ -18,7 +18,12 @@ from quorate.clock import Clock, SystemClock
 from quorate.coordinator.engine import Engine
 from quorate.coordinator.ledgers.etcd import EtcdLedger, seat_key
 from quorate.coordinator.ledgers.etcd_seat import LEASE_TTL_S, EtcdSeat
-from quorate.errors import RendezvousConnectionError, RendezvousDeposedError, RendezvousError
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousDeposedError,
+    RendezvousError,
+    RendezvousLimitError,
+)
 from quorate.etcd.client import EtcdClient
 from quorate.etcd.letters import Keys
 from quorate.etcd.messages import prefix_end
@@ -110,7 +115,7 @@ class Chair:
                 self._decide(self._seat.take())
             except RendezvousDeposedError as error:
                 logger.warning("run %s: %s", self._run_id, error)
-            except RendezvousConnectionError as error:
+            except (RendezvousConnectionError, RendezvousLimitError) as error:
                 self._complain(error)
             except RendezvousError as error:
                 self._complain(error)

@@ -246,7 +246,7 @@ class EtcdSession:
                 self._follow(found.header.revision)
             except RendezvousProtocolError as error:
                 self.end(error)
-            except RendezvousConnectionError:
+            except (RendezvousConnectionError, RendezvousLimitError):
                 self._closed.wait(RETRY_S)
             except RendezvousError as error:
                 self.end(error)

@@ -11,6 +11,7 @@ from typing import Self
 from quorate.clock import Clock
 from quorate.errors import (
     RendezvousConnectionError,
+    RendezvousLimitError,
     RendezvousProtocolError,
     RendezvousSettingsError,
 )
@@ -26,6 +27,9 @@ SILENCE_S = 5.0
 
 # A member that takes a watch and ends it at once is not asked again sooner than after this.
 PAUSE_S = 0.1
+
+# One that has too much to do is not asked again sooner than after this.
+LOAD_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class Watch:
         """Return the next changes, None if there are none within `timeout_s` seconds.
 
         Connections that break are made again, to another member where it must be, and nothing is
-        told twice or left out. While no member answers, time passes as if nothing had changed.
+        told twice or left out. While no member answers, or etcd has too much to do, time passes as
+        if nothing had changed.
 
         Raises:
             RendezvousSettingsError: etcd refuses who asks.
@@ -129,7 +134,7 @@ class Watch:
         self._clock.sleep(max(0.0, min(PAUSE_S, deadline - self._clock.monotonic())))
         limit_s = min(SILENCE_S, deadline - self._clock.monotonic())
         if limit_s > 0 and not self._is_closed:
-            with contextlib.suppress(RendezvousConnectionError):
+            with contextlib.suppress(RendezvousConnectionError, RendezvousLimitError):
                 self._gateway.read("/v3/maintenance/status", encode({}), limit_s)
 
     def _open(self, left_s: float) -> None:
@@ -141,6 +146,10 @@ class Watch:
             )
         except RendezvousProtocolError:
             raise
+        except RendezvousLimitError:
+            # It answers at once; load passes.
+            self._clock.sleep(min(LOAD_PAUSE_S, left_s))
+            return
         except RendezvousConnectionError:
             return
         self._replies = replies_of(self._stream.lines())
