@@ -127,6 +127,14 @@ def test_what_cannot_be_known_is_not_guessed() -> None:
     assert isinstance(writer.write([], put(b"2")), Applied)  # type: ignore[arg-type]
 
 
+def test_a_write_that_has_no_turn_in_time_was_not_sent() -> None:
+    writer, client = model_writer(ModelEtcd(), ManualClock())
+    with writer._lock, pytest.raises(RendezvousConnectionError, match="was not sent"):
+        writer.write([], put(b"1"), timeout_s=0.01)  # type: ignore[arg-type]
+    assert client.sent == []
+    assert isinstance(writer.write([], put(b"2")), Applied)  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[EtcdServer]:
     with EtcdServer() as server:

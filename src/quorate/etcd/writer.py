@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -87,7 +88,8 @@ class Writer:
             compare: The conditions.
             success: Puts and deletions; a put under `OWN_LEASE` goes with the writer's lease.
             failure: Reads only.
-            timeout_s: How long it may take, in seconds; by default as the client was told.
+            timeout_s: How long it may take, in seconds, the writes of other threads before it
+                included; by default as the client was told.
 
         Raises:
             RendezvousConnectionError: etcd could not be asked in time. If the message says so, the
@@ -97,12 +99,30 @@ class Writer:
         transaction = Transaction(tuple(compare), tuple(success), tuple(failure))
         limit_s = self._client.timeout_s if timeout_s is None else timeout_s
         deadline = self._clock.monotonic() + limit_s
-        with self._lock:
+        with self._turn(limit_s):
             while True:
                 verdict = self._write_as(self._living(deadline), transaction, deadline)
                 if not isinstance(verdict, Forgotten):
                     return verdict
                 self._identity = None
+
+    @contextlib.contextmanager
+    def _turn(self, limit_s: float) -> Iterator[None]:
+        """Wait for the writes of other threads.
+
+        Raises:
+            RendezvousConnectionError: They take too long.
+        """
+        if not self._lock.acquire(timeout=max(0.0, limit_s)):
+            raise RendezvousConnectionError(
+                f"A write to etcd was not sent: others that came before it were not answered "
+                f"within {limit_s:g} s. See whether a majority of its members is alive and "
+                f"reachable."
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _write_as(self, identity: Identity, transaction: Transaction, deadline: float) -> Verdict:
         identity.number += 1

@@ -26,6 +26,7 @@ from quorate.errors import (
     RendezvousTimeoutError,
 )
 from quorate.identity import Endpoint
+from quorate.testing import ManualClock
 from quorate.wire.frames import frame
 from quorate.wire.messages import (
     Hello,
@@ -555,6 +556,35 @@ def test_r11_garbage_from_a_coordinator_costs_a_connection(
     client.close()
     assert server.visits == 2
     assert "cannot understand the coordinator" in caplog.text
+
+
+def test_a_change_waits_for_others_no_longer_than_for_its_answer(
+    make_client: MakeClient, free_port: Callable[[], int]
+) -> None:
+    client = make_client(Endpoint(LOOPBACK, free_port()))
+    with client._changing, pytest.raises(RendezvousConnectionError, match="could not be reached"):
+        client.change(Status, 0.05)
+
+
+def test_the_wait_for_a_turn_belongs_to_the_time_of_a_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = ManualClock()
+    endpoint = Endpoint(LOOPBACK, 1)
+    client = Client([endpoint], lambda *_: operator_hello(), INTERVAL_S, clock=clock)
+
+    class Turn:
+        def acquire(self, timeout: float) -> bool:
+            clock.advance(timeout)
+            return True
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(client, "_changing", Turn())
+    monkeypatch.setattr(client, "_do", lambda *_: None)
+    with pytest.raises(RendezvousError, match=f"for {LATE_S:g} s"):
+        client.change(Status, LATE_S)
 
 
 def status_of_child(act: Callable[[], bool]) -> int:

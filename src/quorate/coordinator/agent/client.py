@@ -181,11 +181,22 @@ class Client:
         return await_answer(self.submit(make_request), timeout_s, self._no_answer)
 
     def change(self, make_request: Callable[[int], Request], timeout_s: float) -> Answer:
-        """Change something in a store: as `call` does, one change after the other."""
+        """Change something in a store: as `call` does, one change after the other.
+
+        To wait for its turn belongs to its time.
+        """
         # After a fork, whoever held the lock may never let it go.
         self._require_own()
-        with self._changing:
-            return self.call(make_request, timeout_s)
+        began_s = self._now_s()
+        if not self._changing.acquire(timeout=max(0.0, timeout_s)):
+            raise self._no_answer(timeout_s)
+        try:
+            left_s = max(0.0, timeout_s - (self._now_s() - began_s))
+            return await_answer(
+                self.submit(make_request), left_s, lambda _: self._no_answer(timeout_s)
+            )
+        finally:
+            self._changing.release()
 
     def _no_answer(self, timeout_s: float) -> RendezvousError:
         """Return the error for a call that was not answered in time."""
