@@ -154,6 +154,7 @@ FLOORS: dict[str, str] = {
         coordinator.tenure
         coordinator.server
         coordinator.process
+        coordinator.agent.blocking
         coordinator.agent.dialer
         coordinator.agent.client
         coordinator.agent.remote_store

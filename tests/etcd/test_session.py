@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -20,6 +22,7 @@ from quorate.errors import (
     RendezvousProtocolError,
     RendezvousTimeoutError,
 )
+from quorate.etcd import session as session_module
 from quorate.etcd.client import EtcdClient
 from quorate.etcd.letters import Answers, Keys, Words, framed, read, requests_in
 from quorate.etcd.messages import KeyValue
@@ -271,6 +274,27 @@ def test_the_address_is_that_from_which_etcd_is_spoken_to() -> None:
     )
     with pytest.raises(RendezvousConnectionError, match="no way to etcd"):
         local_address([Endpoint("no.such.host.invalid", 1)])
+
+
+def test_nobody_waits_for_a_name_service_that_hangs(
+    desk: Desk, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked meanwhile has a time limit of its own."""
+    looks, may_end = [], threading.Event()
+
+    def hang(endpoints: list[Endpoint]) -> str:
+        looks.append(endpoints)
+        may_end.wait(10.0)
+        return "127.0.0.1"
+
+    monkeypatch.setattr(session_module, "local_address", hang)
+    desk.session.start()
+    until(lambda: looks)
+    began_s = time.monotonic()
+    with pytest.raises(RendezvousConnectionError):
+        desk.session.call(GetWorld, 0.1)
+    assert time.monotonic() - began_s < 5.0
+    may_end.set()
 
 
 def test_a_client_is_shared_and_stays_open(desk: Desk, server: EtcdServer) -> None:

@@ -204,11 +204,15 @@ class EtcdSession:
         self._beat_at_s = asked_s + self._ttl_s / 4
 
     def _put_words(self) -> None:
+        # A name service may hang: nobody else waits for it.
+        local_addr = "" if self._correspondent.has_begun else local_address(self._endpoints)
         with self._changed:
             if self.attachment.phase is Phase.ENDED:
                 return
+            if not self._correspondent.has_begun and not local_addr:
+                # It was lost in this moment: the next turn looks again.
+                return
             if not self._correspondent.has_begun:
-                local_addr = local_address(self._endpoints)
                 self._correspondent.begin(local_addr, self._clock.monotonic())
             if not self._correspondent.has_news:
                 return

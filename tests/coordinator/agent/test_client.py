@@ -440,6 +440,29 @@ def test_a_host_that_is_refused_explains_why(
         ask(client, 0.2)
 
 
+def test_a_host_that_hangs_holds_up_nothing(
+    free_port: Callable[[], int], make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "HOST_TIMEOUT_S", 0.05)
+    may_end = threading.Event()
+    endpoint = Endpoint(LOOPBACK, free_port())
+    asked: list[Endpoint] = []
+
+    def host(where: Endpoint) -> None:
+        asked.append(where)
+        may_end.wait(LATE_S)
+
+    client = make_client(endpoint, host=host)
+    with pytest.raises(RendezvousConnectionError, match="whether the name service answers"):
+        ask(client, 1.0)
+    coordinator = ThreadedCoordinator(port=endpoint.port)
+    ask(client)
+    assert asked == [endpoint]
+    may_end.set()
+    client.close()
+    coordinator.stop()
+
+
 def test_a_session_that_cannot_go_on_ends_instead_of_hanging(
     free_port: Callable[[], int], make_client: MakeClient
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,12 +137,13 @@ def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
 
-        async def main() -> None:
-            async def found(*_: object, **__: object) -> list[tuple[Any, ...]]:
-                # Nobody listens at the first one.
-                return [(0, 0, 0, "", (address, port)) for address in ("127.0.0.2", LOOPBACK)]
+        def found(*_: object, **__: object) -> list[tuple[Any, ...]]:
+            # Nobody listens at the first one.
+            return [(0, 0, 0, "", (address, port)) for address in ("127.0.0.2", LOOPBACK)]
 
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+        monkeypatch.setattr(socket, "getaddrinfo", found)
+
+        async def main() -> None:
             connection = await dial("both", port)
             assert connection.transport is not None
             assert connection.transport.get_extra_info("peername") == (LOOPBACK, port)
@@ -157,29 +159,18 @@ def test_the_failure_of_the_last_address_is_told(free_port: Callable[[], int]) -
 
 
 def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        async def found(*_: object, **__: object) -> list[tuple[Any, ...]]:
-            return []
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
-        await dial("nothing", 1)
-
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
     with pytest.raises(OSError, match="nothing has no address"):
-        asyncio.run(main())
+        asyncio.run(dial("nothing", 1))
 
 
 def test_a_name_service_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialer, "RESOLVE_TIMEOUT_S", 0.05)
-
-    async def main() -> None:
-        async def hang(*_: object, **__: object) -> None:
-            await asyncio.get_running_loop().create_future()
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
-        await dial("c1", 1)
-
+    may_end = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: may_end.wait())
     with pytest.raises(OSError, match="the name service") as caught:
-        asyncio.run(main())
+        asyncio.run(dial("c1", 1))
+    may_end.set()
     assert told(caught.value) == "the name service did not resolve c1 within 0.05 s"
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from quorate.clock import Clock, SystemClock
 from quorate.coordinator.agent.answers import Answers, await_answer
 from quorate.coordinator.agent.attachment import Attachment, Phase, unreachable
+from quorate.coordinator.agent.blocking import outcome_of
 from quorate.coordinator.agent.candidates import Candidates
 from quorate.coordinator.agent.dialer import DialedConnection, Dialer, told
 from quorate.credentials import Token
@@ -47,6 +48,9 @@ COMPLAIN_EVERY_S = 10.0
 # However often something is due, a session looks no more often than this in a keep-alive interval.
 TICKS_MAX = 16
 
+# A coordinator is started in a moment, unless the name service hangs; it may be elsewhere.
+HOST_TIMEOUT_S = 2.0
+
 _THREAD = "quorate-client"
 
 _loop_lock = threading.Lock()
@@ -72,6 +76,7 @@ def _started_loop() -> asyncio.AbstractEventLoop:
         "Starting the thread of connections to coordinators",
     ):
         loop = asyncio.new_event_loop()
+        # asyncio takes it to read addresses with a scope; what may block is in threads of its own.
         loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=_THREAD))
         try:
             threading.Thread(target=loop.run_forever, name=_THREAD, daemon=True).start()
@@ -98,7 +103,7 @@ class Client:
         make_hello: Returns the hello, given the endpoint and the local address in use.
         interval_s: The keep-alive interval (R11).
         host: Called in a thread of its own when one of `endpoints` refuses connections: it may
-            start a coordinator there.
+            start a coordinator there. What takes it long holds up nothing.
         clock: The time.
         loop: The loop to live in; the process's own background loop by default.
         dialing: How many of the clients that share it may dial at once: thousands in one loop
@@ -400,12 +405,22 @@ class Client:
             why = told(error)
         # Where others send this node, it starts nothing: they share a state, and may be impostors.
         if self._host is not None and endpoint in self._endpoints:
-            try:
-                await self._loop.run_in_executor(None, self._host, endpoint)
-            except RendezvousError as error:
-                why = f"{why}. {error}"
+            why += await self._started_there(self._host, endpoint)
         self.attachment.refused(why, self._now_s())
         return None
+
+    async def _started_there(self, host: Callable[[Endpoint], None], endpoint: Endpoint) -> str:
+        """Let a coordinator be started at an endpoint; return why that has failed, if it has."""
+        try:
+            await outcome_of((self, endpoint), lambda: host(endpoint), HOST_TIMEOUT_S)
+        except RendezvousError as error:
+            return f". {error}"
+        except TimeoutError:
+            return (
+                f". To find out whether it is this machine, or to start a coordinator here, takes "
+                f"longer than {HOST_TIMEOUT_S:g} s: see whether the name service answers"
+            )
+        return ""
 
     def _note_distrust(self, error: RendezvousConnectionError) -> None:
         """End a session that no coordinator has known yet once there is none to hope for.

@@ -9,6 +9,7 @@ import struct
 import weakref
 from typing import Any, Protocol, cast
 
+from quorate.coordinator.agent.blocking import outcome_of
 from quorate.errors import RendezvousConnectionError
 from quorate.identity import Endpoint, is_numeric
 from quorate.tls import TlsContexts
@@ -192,11 +193,12 @@ class Dialer:
         """Return the addresses of an endpoint as numbers."""
         if is_numeric(endpoint.host):
             return [endpoint.host]
+
+        def look_up() -> list[tuple[Any, ...]]:
+            return socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+
         try:
-            async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    endpoint.host, endpoint.port, type=socket.SOCK_STREAM
-                )
+            found = await outcome_of(("addresses", endpoint), look_up, RESOLVE_TIMEOUT_S)
         except TimeoutError:
             raise OSError(
                 f"the name service did not resolve {endpoint.host} within {RESOLVE_TIMEOUT_S:g} s"
