@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,89 @@ def test_a_file_that_cannot_be_written_for_a_while(
     writer.write(b"two\n")
     until(lambda: "takes lines again; lost were 1" in caplog.text)
     assert path.read_bytes() == b"two\n"
+
+
+class FullDisk:
+    """Takes so many bytes more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
+        self.free_bytes = free_bytes
+        self._write = os.write
+        monkeypatch.setattr(line_writer.os, "write", self.write)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        if not self.free_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        part = bytes(data)[: self.free_bytes]
+        self.free_bytes -= len(part)
+        return self._write(descriptor, part)
+
+
+def test_a_line_that_was_broken_off_costs_no_other_one(
+    make: Callable[..., LineWriter],
+    tmp_path: Path,
+    until: Until,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "lines"
+    writer = make(path)
+    disk = FullDisk(monkeypatch, 10)
+    for line in (b"one\n", b"two\n", b"three\n"):
+        writer.write(line)
+        until(lambda: not writer._waiting_bytes)
+    assert path.read_bytes() == b"one\ntwo\nth"
+    assert "No space left" in caplog.text
+    writer.write(b"four\n")
+    until(lambda: not writer._waiting_bytes)
+    disk.free_bytes = 1000
+    writer.write(b"five\n")
+    until(lambda: "takes lines again; lost were 2" in caplog.text)
+    writer.write(b"six\n")
+    until(lambda: path.read_bytes() == b"one\ntwo\nth\nfive\nsix\n")
+
+
+def test_of_lines_that_are_written_together_the_whole_ones_are_not_lost(
+    make: Callable[..., LineWriter],
+    tmp_path: Path,
+    until: Until,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "lines"
+    writer = make(path)
+    disk = FullDisk(monkeypatch, 9)
+    monkeypatch.setattr(writer, "_take", iter([[b"one\n", b"two\n", b"three\n"], []]).__next__)
+    writer._run()
+    monkeypatch.undo()
+    assert disk.free_bytes == 0
+    # A file that has taken the place of the one with half a line begins with a whole one.
+    path.rename(tmp_path / "lines.1")
+    writer.write(b"four\n")
+    until(lambda: "takes lines again; lost were 1" in caplog.text)
+    assert path.read_bytes() == b"four\n"
+
+
+# Where there are threads, Python is afraid of forks.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_writes_its_own_lines(
+    make: Callable[..., LineWriter], tmp_path: Path, until: Until
+) -> None:
+    path = tmp_path / "lines"
+    writer = make(path)
+    with writer._changed:
+        # Nobody lets it go in the child.
+        writer._lines.append(b"of the parent\n")
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                writer.write(b"of the child\n")
+                writer.close()
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert path.read_bytes() == b"of the child\n"
+    writer.write(b"last\n")
+    until(lambda: path.read_bytes() == b"of the child\nof the parent\nlast\n")
 
 
 def test_a_file_that_can_never_be_written_is_told_at_once(tmp_path: Path) -> None:

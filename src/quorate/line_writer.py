@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
+import weakref
 from pathlib import Path
 
 __all__ = ["LineWriter"]
@@ -21,12 +23,24 @@ WAITING_BYTES_MAX = 16 * 1024 * 1024
 CLOSE_TIMEOUT_S = 2.0
 
 
+_writers: weakref.WeakSet[LineWriter] = weakref.WeakSet()
+
+
+def _begin_anew_in_child() -> None:
+    """After a fork: the threads are the parent's, and so are the lines that wait for them."""
+    for writer in list(_writers):
+        writer.forget()
+
+
+os.register_at_fork(after_in_child=_begin_anew_in_child)
+
+
 class LineWriter:
     """Appends lines to a file, or to the standard output.
 
     What does not fit while the file takes nothing is lost, and said to be in the log. At the end
     of the process what waits is written. The file may be moved away at any time: lines that come
-    later go to a new one.
+    later go to a new one. A forked child writes its own.
 
     Args:
         path: The file; `None` for the standard output.
@@ -41,14 +55,14 @@ class LineWriter:
             path.open("ab").close()
         self._path = path
         self._waiting_bytes_max = waiting_bytes_max
-        self._changed = threading.Condition()
-        self._lines: list[bytes] = []
-        self._waiting_bytes = 0
-        self._lost = 0
         self._is_closed = False
-        # A daemon: a write that does not return must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="line-writer", daemon=True)
-        self._thread.start()
+        # The file whose last line is incomplete: the disk was full in the middle of it.
+        self._torn: tuple[int, int] | None = None
+        # How many lines of the last write are whole.
+        self._whole = 0
+        self.forget()
+        self._start()
+        _writers.add(self)
         atexit.register(self.close)
 
     def write(self, line: bytes) -> None:
@@ -56,12 +70,24 @@ class LineWriter:
         with self._changed:
             takes = not self._is_closed
             takes = takes and self._waiting_bytes + len(line) <= self._waiting_bytes_max
+            # A forked child may have too many threads for another one.
+            with contextlib.suppress(RuntimeError):
+                self._start()
+            takes = takes and self._thread is not None
             if takes:
                 self._lines.append(line)
                 self._waiting_bytes += len(line)
                 self._changed.notify()
         if not takes:
             self._lose(1, "it takes them more slowly than they come, or not at all")
+
+    def forget(self) -> None:
+        """Begin as if nothing had been written yet, and without a thread: in a forked child."""
+        self._changed = threading.Condition()
+        self._lines: list[bytes] = []
+        self._waiting_bytes = 0
+        self._lost = 0
+        self._thread: threading.Thread | None = None
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what waits, and end; what comes later is lost.
@@ -73,17 +99,27 @@ class LineWriter:
         with self._changed:
             self._is_closed = True
             self._changed.notify()
+        if self._thread is None:
+            return
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._lose(1, f"it took nothing for {timeout_s:g} s at the end")
+
+    def _start(self) -> None:
+        if self._thread is None:
+            # A daemon: a write that does not return must not keep the process from ending.
+            thread = threading.Thread(target=self._run, name="line-writer", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while lines := self._take():
             data = b"".join(lines)
             try:
+                self._whole = 0
                 self._append(data)
             except OSError as error:
-                self._lose(len(lines), f"it cannot be written ({error.strerror})")
+                self._lose(len(lines) - self._whole, f"it cannot be written ({error.strerror})")
             else:
                 self._tell_lost()
             with self._changed:
@@ -98,11 +134,31 @@ class LineWriter:
 
     def _append(self, data: bytes) -> None:
         if self._path is None:
-            _write_all(STANDARD_OUTPUT, data)
+            self._write_all(STANDARD_OUTPUT, data)
             return
         # Opened each time, so that the file may be moved away meanwhile.
         with self._path.open("ab", buffering=0) as file:
-            _write_all(file.fileno(), data)
+            self._write_all(file.fileno(), data)
+
+    def _write_all(self, descriptor: int, data: bytes) -> None:
+        """Write without a buffer of Python's, which would be flushed, and waited for, at the end.
+
+        What comes after a line that was broken off begins a line of its own.
+        """
+        status = os.fstat(descriptor)
+        file = (status.st_dev, status.st_ino)
+        if self._torn == file:
+            os.write(descriptor, b"\n")
+        self._torn = None
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        finally:
+            written = data[: len(data) - len(rest)]
+            self._whole = written.count(b"\n")
+            if written and not written.endswith(b"\n"):
+                self._torn = file
 
     def _lose(self, count: int, why: str) -> None:
         with self._changed:
@@ -120,10 +176,3 @@ class LineWriter:
     @property
     def _name(self) -> str:
         return "the standard output" if self._path is None else str(self._path)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write without a buffer of Python's, which would be flushed, and waited for, at the end."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
