@@ -17,6 +17,7 @@ from quorate.core.ops import (
     RendezvousExitOp,
     RendezvousJoinOp,
     RendezvousKeepAliveOp,
+    RendezvousVerdictOp,
 )
 from quorate.core.state import RendezvousState, check
 from quorate.errors import (
@@ -28,7 +29,7 @@ from quorate.errors import (
     RendezvousTimeoutError,
 )
 from quorate.events import RendezvousEvent
-from quorate.executor import DistributedRendezvousOpExecutor
+from quorate.executor import DistributedRendezvousOpExecutor, Operation
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.testing import Fault, ManualClock
 from quorate.wait import Wait
@@ -226,10 +227,29 @@ def test_run_raises_error_if_operation_timed_out(cluster: Cluster) -> None:
         RendezvousTimeoutError, match=r"a_1_0: waiting for 1 more node \(1 of 2\)"
     ) as caught:
         cluster.run(A, RendezvousJoinOp(), 20.0)
-    assert "; present: a_1_0; missing: 1 node. Start" in str(caught.value)
+    told = str(caught.value)
+    assert "; present: a_1_0; missing: 1 node. Start the missing nodes, or raise join_ti" in told
     assert 20.0 <= cluster.clock.monotonic() - before <= 23.0
     assert cluster.state.last_heartbeats == {}
     assert not cluster.state.closed
+
+
+@pytest.mark.parametrize(
+    ("operation", "key"),
+    [
+        (RendezvousExitOp(), "close_timeout"),
+        (RendezvousCloseOp(), "close_timeout"),
+        (RendezvousVerdictOp(None, "failed"), "close_timeout"),
+        (RendezvousKeepAliveOp(), "heartbeat_timeout"),
+    ],
+)
+def test_what_else_was_not_done_in_time_names_its_own_key(
+    cluster: Cluster, operation: Operation, key: str
+) -> None:
+    cluster.run(A, decide(Action.ADD_TO_PARTICIPANTS, Action.FINISH))
+    cluster.clock.advance(10.0)
+    with pytest.raises(RendezvousTimeoutError, match=rf"in time.*backend, or raise {key}\."):
+        cluster.run(A, operation, -1.0)
 
 
 def test_run_delays_execution_if_sync_requested(cluster: Cluster) -> None:
@@ -466,7 +486,9 @@ def test_a_wait_does_not_hold_up_other_threads() -> None:
     assert waiting.wait(5)
     executor.run(RendezvousCloseOp("enough"), math.inf)
     thread.join(5)
-    assert [str(end) for end in ends] == ["The rendezvous 'run' is closed: enough."]
+    assert [str(end) for end in ends] == [
+        "The run 'run' is closed: enough. Start a new run under another id."
+    ]
     assert (len(notes.waits), notes.ended) == (1, 1)
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "RendezvousAuthenticationError",
@@ -65,6 +65,13 @@ class RendezvousClosedError(RendezvousError):
     def __init__(self, message: str = "The rendezvous is closed.", reason: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+
+    @classmethod
+    def of_run(cls, run_id: str, reason: str) -> Self:
+        """Return the error for who wants to join a run that was closed for a reason, if any."""
+        because = f": {reason}" if reason else ""
+        text = f"The run '{run_id}' is closed{because}. Start a new run under another id."
+        return cls(text, reason)
 
 
 class RendezvousTimeoutError(RendezvousError):

@@ -15,7 +15,7 @@ from quorate.core import transitions
 from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.attendance import attendance, ends_in_s
 from quorate.core.node import NodeDesc, NodeProfile
-from quorate.core.ops import SPARE
+from quorate.core.ops import JOIN, SPARE
 from quorate.core.settings import RendezvousSettings
 from quorate.errors import RendezvousClosedError, RendezvousTimeoutError
 from quorate.holder import RendezvousStateHolder
@@ -207,15 +207,14 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
     def _raise_if_over(self, decision: Decision, waiting: OngoingWait) -> None:
         run_id = self._settings.run_id
         if decision.action is Action.ERROR_CLOSED:
-            reason = decision.reason
-            because = f": {reason}" if reason else ""
-            raise RendezvousClosedError(f"The rendezvous '{run_id}' is closed{because}.", reason)
+            raise RendezvousClosedError.of_run(run_id, decision.reason)
         if decision.action is Action.ERROR_TIMEOUT:
             # Once the node has given up its place, the state misses the node itself as well.
             reason = waiting.text or decision.reason
+            advice = "Start the missing nodes" if decision.kind == JOIN else "See to the backend"
             raise RendezvousTimeoutError(
-                f"The rendezvous '{run_id}' has timed out for {self._node}: {reason}. Start the "
-                f"missing nodes, or raise join_timeout."
+                f"The rendezvous '{run_id}' has timed out for {self._node}: {reason}. {advice}, or "
+                f"raise {decision.kind}."
             )
 
     def _wait_s(self, poll_s: float, deadline: float) -> float:

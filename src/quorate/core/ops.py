@@ -15,6 +15,7 @@ from quorate.core.state import WorldName, prospects
 from quorate.errors import RendezvousGracefulExitError, RendezvousReplacedError
 
 __all__ = [
+    "JOIN",
     "SPARE",
     "RendezvousCloseOp",
     "RendezvousExitOp",
@@ -25,6 +26,9 @@ __all__ = [
 
 # The kind of wait that has no deadline (R6).
 SPARE = "spare"
+
+# The kinds of timeout: the keys of the configuration that say how long there is.
+JOIN, CLOSE, HEARTBEAT = "join_timeout", "close_timeout", "heartbeat_timeout"
 
 # After its deadline an operation takes back what it had done for this long; later than that it
 # leaves the rest to the loss of its heartbeat.
@@ -89,7 +93,7 @@ class RendezvousExitOp:
         if action is None:
             return Decision(Action.FINISH, "is not in the run", "left")
         if ctx.observer.now_s > deadline:
-            return Decision(Action.ERROR_TIMEOUT, "could not leave in time", "timeout")
+            return Decision(Action.ERROR_TIMEOUT, "could not leave in time", CLOSE)
         return Decision(action, "left", "left")
 
 
@@ -108,7 +112,7 @@ class RendezvousCloseOp:
         if ctx.state.closed:
             return Decision(Action.FINISH, ctx.state.closed_reason, "closed")
         if ctx.observer.now_s > deadline:
-            return Decision(Action.ERROR_TIMEOUT, "could not close the run in time", "timeout")
+            return Decision(Action.ERROR_TIMEOUT, "could not close the run in time", CLOSE)
         reason = self._reason or f"closed by {ctx.node}"
         return Decision(Action.MARK_RENDEZVOUS_CLOSED, reason, "closed")
 
@@ -139,7 +143,7 @@ class RendezvousVerdictOp:
             return Decision(Action.FINISH, "is not in the run", "left")
         if ctx.observer.now_s > deadline:
             reason = "could not say in time how the job has ended"
-            return Decision(Action.ERROR_TIMEOUT, reason, "timeout")
+            return Decision(Action.ERROR_TIMEOUT, reason, CLOSE)
         return Decision(action, self._reason, "closed" if counts else "left")
 
 
@@ -151,7 +155,7 @@ class RendezvousKeepAliveOp:
         if not _beat_is_due(ctx):
             return Decision(Action.FINISH, "no heartbeat is due", "alive")
         if ctx.observer.now_s > deadline:
-            return Decision(Action.ERROR_TIMEOUT, "could not send a heartbeat in time", "timeout")
+            return Decision(Action.ERROR_TIMEOUT, "could not send a heartbeat in time", HEARTBEAT)
         return Decision(Action.KEEP_ALIVE, "a heartbeat is due", "alive")
 
 
@@ -213,7 +217,7 @@ def _timed_out(ctx: RendezvousContext, deadline: float) -> Decision:
         action = _leaving_action(ctx)
         if action is not None:
             return Decision(action, f"gave up: {reason}", "timeout")
-    return Decision(Action.ERROR_TIMEOUT, reason, "timeout")
+    return Decision(Action.ERROR_TIMEOUT, reason, JOIN)
 
 
 def _wait_in_line(ctx: RendezvousContext) -> Decision:

@@ -160,9 +160,7 @@ class Joins:
     ) -> Departure | None:
         run_id = self._roll.run_id
         if decision.action is Action.ERROR_CLOSED:
-            reason = decision.reason
-            text = f"The run '{run_id}' is closed: {reason}. Start a new run under another id."
-            self.answer(session, RendezvousClosedError(text, reason))
+            self.answer(session, RendezvousClosedError.of_run(run_id, decision.reason))
             return None
         waited_s = self._roll.now_s - held.since_s
         error = RendezvousTimeoutError(
