@@ -9,7 +9,7 @@ import msgspec
 
 from quorate.errors import RendezvousLimitError, RendezvousStateError
 
-__all__ = ["NUMBER_MAX", "NUMBER_MIN", "Keyspace", "Mutation"]
+__all__ = ["NUMBER_MAX", "NUMBER_MIN", "Keyspace", "Mutation", "entry_bytes"]
 
 # Numbers are torch's: signed, 64 bits.
 NUMBER_MIN = -(2**63)

@@ -20,6 +20,7 @@ from quorate.wire.messages import (
     AddNumber,
     Changed,
     Close,
+    CompareSet,
     Failed,
     Flag,
     GetValue,
@@ -243,6 +244,25 @@ class TestBatches:
         assert all(worker.last(Flag).value for worker in workers)
         assert driver.batches - before >= len(workers) * len(large) / BATCH_BYTES_MAX
 
+    def test_r14_so_is_one_of_requests_whose_answers_are_large(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A value of a key is the answer to a comparison that fails, and stored as that."""
+        limit = 10_000
+        monkeypatch.setattr(engine_module, "BATCH_BYTES_MAX", limit)
+        driver = Driver(2, 2)
+        driver.world("a", "b")
+        workers = [driver.store(f"w{number}") for number in range(40)]
+        workers[0].say(SetValue(1, space_of(driver), "k", bytes(1000)))
+        sizes = record_batches(driver, monkeypatch)
+        driver.stall()
+        for worker in workers:
+            worker.say(CompareSet(2, space_of(driver), "k", b"something else", b""))
+        driver.go_on()
+        assert [worker.last(Value).value for worker in workers] == [bytes(1000)] * len(workers)
+        assert max(sizes) < limit + 2000
+        assert len(sizes) < 8
+
     def test_r14_there_is_one_batch_at_a_time(self) -> None:
         driver = Driver()
         driver.stalled = True
@@ -265,6 +285,19 @@ class TestBatches:
         other.connect()
         other.say(GetValue(2, space_of(driver), "n", 0.0))
         assert other.last(Value).value == b"10"
+
+
+def record_batches(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list to which the sizes of what is stored from now on are added."""
+    sizes: list[int] = []
+    commit = driver._commit
+
+    def record(changes: dict[str, bytes | None]) -> None:
+        sizes.append(sum(len(key) + len(value or b"") for key, value in changes.items()))
+        commit(changes)
+
+    monkeypatch.setattr(driver, "_commit", record)
+    return sizes
 
 
 def write_at_every_tick(driver: Driver, ticks: int) -> None:

@@ -4,23 +4,117 @@ from __future__ import annotations
 
 import pytest
 
-from quorate.coordinator.engine import CLOSED_KEPT_S, Engine
+from quorate.coordinator.engine import CLOSED_KEPT_S, Engine, holdings
 from quorate.coordinator.engine.holdings import EMPTY_KEPT_S, IDLE_KEPT_S
 from quorate.coordinator.ledgers.records import run_key, seen_key
 from quorate.coordinator.runs.run import Run
 from quorate.errors import RendezvousStateError
 from quorate.testing import ManualClock
 from quorate.wire.messages import (
+    GetValue,
     SetValue,
+    Value,
     Welcome,
 )
-from tests.coordinator.driver import RUN, Driver
+from tests.coordinator.driver import RUN, Driver, rejoin
 
 
 def space_of(driver: Driver) -> tuple[str, int]:
     world = driver.state.world
     assert world is not None
     return (world.epoch, world.round)
+
+
+class TestObsoleteStores:
+    """R15: what is deleted of stores may be larger than what a ledger writes at once."""
+
+    KEYS, KEY_CHARACTERS = 100, 200
+
+    @pytest.fixture(autouse=True)
+    def _some_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(holdings, "DELETED_BYTES_MAX", 1000)
+
+    def filled(self) -> Driver:
+        """Return a driver of a run whose store is full of keys."""
+        driver = Driver(2, 2)
+        driver.world("a", "b")
+        worker = driver.store("w")
+        for number in range(self.KEYS):
+            key = f"{number:0{self.KEY_CHARACTERS}}"
+            worker.say(SetValue(number + 1, space_of(driver), key, b"v"))
+        worker.cut()
+        return driver
+
+    def deletions(self, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        sizes: list[int] = []
+        commit = driver._commit
+
+        def record(changes: dict[str, bytes | None]) -> None:
+            sizes.append(sum(len(key) for key, value in changes.items() if value is None))
+            commit(changes)
+
+        monkeypatch.setattr(driver, "_commit", record)
+        return sizes
+
+    def test_a_store_of_a_former_round_goes_by_and_by(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        driver = self.filled()
+        sizes = self.deletions(driver, monkeypatch)
+        for _ in range(2):
+            rejoin(*driver.agents)
+        assert max(sizes) < 1000 + 2 * self.KEY_CHARACTERS
+        assert sum(sizes) >= self.KEYS * self.KEY_CHARACTERS
+        assert not [key for key in driver.ledger if key.startswith(("entry", "result"))]
+
+    def test_so_does_that_of_a_run_that_is_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        driver = self.filled()
+        sizes = self.deletions(driver, monkeypatch)
+        for agent in driver.agents:
+            agent.leave()
+            agent.cut()
+        driver.let_pass(IDLE_KEPT_S + 1)
+        assert max(sizes) < 1000 + 3 * self.KEY_CHARACTERS
+        assert driver.ledger == {}
+
+    def test_a_coordinator_that_ends_meanwhile_leaves_it_to_the_next_one(self) -> None:
+        driver = self.filled()
+        for agent in driver.agents:
+            agent.close("over")
+            agent.leave()
+            agent.cut()
+        driver.stalled = True
+        driver.let_pass(CLOSED_KEPT_S + 1)
+        driver._commit(driver._in_flight.changes)
+        assert run_key(RUN) not in driver.ledger
+        assert len(driver.ledger) > self.KEYS / 2
+        driver.crash()
+        driver.go_on()
+        assert driver.ledger == {}
+
+    def test_what_a_session_stores_anew_is_not_deleted(self) -> None:
+        driver = self.filled()
+        agents = driver.agents
+        for number in range(10):
+            driver.store(f"{number:0{self.KEY_CHARACTERS}}").say(
+                SetValue(1, driver.state.name, "k", b"v")
+            )
+        rejoin(*agents)
+        driver.stalled = True
+        rejoin(*agents)
+        begun = driver._in_flight
+        driver._commit(begun.changes)
+        driver._in_flight = None
+        driver.engine.settle(begun)
+        driver.deliver()
+        worker = driver.store("w")
+        worker.say(SetValue(self.KEYS + 1, driver.state.name, "k", b"new"))
+        driver.go_on()
+        assert len([key for key in driver.ledger if key.startswith(("entry", "result"))]) == 2
+        driver.crash()
+        worker.connect()
+        worker.say(GetValue(self.KEYS + 2, driver.state.name, "k", 1.0))
+        assert worker.last(Value).value == b"new"
 
 
 class TestRestart:

@@ -15,6 +15,7 @@ from quorate.coordinator.ledgers.records import (
     result_key,
     run_key,
     seen_key,
+    store_key,
 )
 
 PLAIN = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
@@ -27,6 +28,8 @@ def test_every_key_is_read_back(run_id: str, epoch: str, number: int, name: str)
     assert parse_key(result_key(run_id, epoch)) == EntryKey("result", run_id, name=epoch)
     entry = EntryKey("entry", run_id, (epoch, number), name)
     assert parse_key(entry_key(run_id, (epoch, number), name)) == entry
+    for text in (result_key(run_id, epoch), entry_key(run_id, (epoch, number), name)):
+        assert store_key(parse_key(text)) == text
 
 
 @given(st.lists(st.tuples(PLAIN, PLAIN, st.integers(0, 9), st.text(max_size=4)), unique=True))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quorate.coordinator.ledgers.records import parse_key
+from quorate.coordinator.ledgers.records import entry_key, parse_key, result_key
 from quorate.coordinator.runs import store as store_module
 from quorate.coordinator.runs.outbox import Outbox
 from quorate.coordinator.runs.store import KEY_CHARACTERS_MAX, RunStore
@@ -57,6 +57,9 @@ class Desk:
             else:
                 self.ledger[key] = value
         self.store.changes = {}
+        for key in self.store.dropped:
+            self.ledger.pop(key, None)
+        self.store.dropped = []
 
 
 @pytest.fixture
@@ -323,6 +326,52 @@ def test_r15_so_are_those_of_sessions_that_only_delete(
     assert isinstance(told[9], Failed)
     desk.ask(0, DeleteKey(2, FIRST, "absent"))
     assert isinstance(desk.all_told()[0], Flag), "it takes the place of its last one"
+
+
+@pytest.mark.parametrize(
+    ("request_", "written"),
+    [
+        (SetValue(1, FIRST, "new", bytes(500)), 500),
+        (AddNumber(1, FIRST, "n" * 500, 1), 500),
+        (CompareSet(1, FIRST, "k", b"no", b""), 1000),
+        (CompareSet(1, FIRST, "k", bytes(1000), bytes(600)), 1200),
+        (DeleteKey(1, FIRST, "l" * 500), 500),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
+)
+def test_r15_all_that_a_change_gives_the_ledger_is_counted(
+    desk: Desk, request_: Any, written: int
+) -> None:
+    desk.ask(1, SetValue(1, FIRST, "k", bytes(1000)))
+    desk.ask(1, SetValue(2, FIRST, "l" * 500, b""))
+    desk.commit()
+    before = desk.store.written_bytes
+    desk.ask(2, request_)
+    assert written < desk.store.written_bytes - before < written + 100
+    once = desk.store.written_bytes
+    desk.ask(2, request_)
+    assert desk.store.written_bytes == once, "it was asked for again"
+
+
+def test_what_is_dropped_is_not_stored_first(desk: Desk) -> None:
+    desk.ask(1, SetValue(1, FIRST, "k", b"v"))
+    desk.store.open(SECOND)
+    desk.store.open(THIRD)
+    assert desk.store.changes == {}
+    desk.ask(1, SetValue(2, THIRD, "k", b"w"))
+    assert set(desk.store.changes) - set(desk.store.dropped) == {entry_key("run", THIRD, "k")}
+    assert result_key("run", "s1") in desk.store.changes, "its session has stored something since"
+
+
+def test_without_a_world_there_is_no_store(desk: Desk) -> None:
+    desk.ask(1, SetValue(1, FIRST, "k", b"v"))
+    desk.commit()
+    again = Desk(desk.ledger)
+    again.store.clear()
+    again.ask(1, GetValue(2, FIRST, "k", 1.0))
+    assert code(again.told(1)[0]) == "state"
+    again.commit()
+    assert again.ledger == {}
 
 
 def test_the_empty_store_of_a_former_round_outlives_a_restart(desk: Desk) -> None:

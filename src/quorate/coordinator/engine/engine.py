@@ -53,8 +53,8 @@ from quorate.wire.messages import (
 
 __all__ = ["Batch", "Engine"]
 
-# A batch takes no more requests once they carry this much: what a ledger writes at once has a
-# limit too, and the values lie in it twice where they are also answers.
+# A batch takes no more requests once they have given it this much to store: what a ledger writes
+# at once has a limit too. The last one may add a value and an answer of 4 MiB each.
 BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 # The nodes of one run that are attached, or are not given up yet.

@@ -9,7 +9,7 @@ import msgspec
 
 from quorate.clock import Clock
 from quorate.coordinator.engine.clock import EngineClock, EngineObserver
-from quorate.coordinator.ledgers.records import EntryKey, parse_key, seen_key
+from quorate.coordinator.ledgers.records import EntryKey, parse_key, seen_key, store_key
 from quorate.coordinator.ledgers.stored_state import StoredState
 from quorate.coordinator.runs.deadlines import Deadlines
 from quorate.coordinator.runs.history import Event, History
@@ -24,6 +24,7 @@ from quorate.errors import (
     RendezvousStateError,
     translating,
 )
+from quorate.stores.keyspace import entry_bytes
 from quorate.undecodable import UNDECODABLE
 
 __all__ = ["CLOSED_KEPT_S", "Holdings"]
@@ -40,6 +41,10 @@ IDLE_KEPT_S = 3600.0
 EMPTY_KEPT_S = 15.0
 
 RUNS_MAX = 10_000
+
+# Nobody waits for the deletion of stores that are over, and they may be larger than what a ledger
+# writes at once: about so much of their keys is deleted with each write.
+DELETED_BYTES_MAX = 1024 * 1024
 
 _CORRUPT: dict[type[BaseException], type[RendezvousError]] = {
     ValueError: RendezvousStateError,
@@ -95,6 +100,7 @@ class Holdings:
         self._eventful: dict[str, None] = {}
         self._idle_since_s: dict[str, float] = {}
         self._forgotten: dict[str, bytes | None] = {}
+        self._obsolete: dict[str, None] = {}
 
     def load(self, records: Mapping[str, bytes], is_shared: bool) -> None:
         """Take over what a ledger holds.
@@ -126,10 +132,9 @@ class Holdings:
             with translating(_CORRUPT, f"Loading the run '{run_id}' from the ledger"):
                 stored = self._stored[run_id] = StoredState(run_id)
                 run = self._add(run_id, stored.load(records))
-                self.stores[run_id].load(entries.get(run_id, {}))
+                self.stores[run_id].load(entries.pop(run_id, {}))
                 run.history.load(rounds.get(run_id, {}), run.state)
-            if run.state.world is not None:
-                self.stores[run_id].open(run.state.world.name)
+            self._open_store(run)
             if is_shared or run.sessions:
                 continue
             # The stamp is this machine's own, and of the run's last change, which may be long ago:
@@ -137,6 +142,9 @@ class Holdings:
             age_s = self._machine_clock.now().timestamp() - seen.get(run_id, 0.0)
             if age_s > self._kept_s(run):
                 self._forget(run_id)
+        # A coordinator has ended while it deleted the stores of runs that it had forgotten.
+        for left in entries.values():
+            self._obsolete |= dict.fromkeys(map(store_key, left))
 
     def ensure(self, run_id: str) -> Run:
         """Return a run, which begins if there is none under this id.
@@ -195,13 +203,13 @@ class Holdings:
         for run_id in touched & self.runs.keys():
             run, store = self.runs[run_id], self.stores[run_id]
             run.settle()
-            if run.state.world is not None:
-                store.open(run.state.world.name)
+            self._open_store(run)
             durable |= run.dirty
             changes |= _taken(store) | _taken(run.history)
+            self._give_up(store)
             if run.dirty:
                 changes |= self._take_state(run_id, run)
-        return changes, durable
+        return changes | self._take_obsolete(changes), durable
 
     def take_events(self) -> list[tuple[str, Event]]:
         """Return what has happened since the last time, each with its run."""
@@ -223,6 +231,13 @@ class Holdings:
         moment = self._machine_clock.now().timestamp()
         stamp: dict[str, bytes | None] = {seen_key(run_id): msgspec.msgpack.encode(moment)}
         return self._stored[run_id].changes(run.state, nodes) | stamp
+
+    def _open_store(self, run: Run) -> None:
+        store, world = self.stores[run.run_id], run.state.world
+        if world is not None:
+            store.open(world.name)
+        else:
+            store.clear()
 
     def _add(self, run_id: str, state: RendezvousState) -> Run:
         observer = EngineObserver(self._clock)
@@ -247,9 +262,27 @@ class Holdings:
         store = self.stores.pop(run_id)
         self._held.sweep()
         stored = self._stored.pop(run_id).keys()
-        records = (*stored, *history.changes, *history.all_keys())
-        for key in (*records, seen_key(run_id), *store.changes, *store.all_keys()):
+        for key in (*stored, *history.changes, *history.all_keys(), seen_key(run_id)):
             self._forgotten[key] = None
+        self._give_up(store)
+        self._obsolete |= dict.fromkeys((*store.changes, *store.all_keys()))
+
+    def _give_up(self, store: RunStore) -> None:
+        dropped, store.dropped = store.dropped, []
+        self._obsolete |= dict.fromkeys(dropped)
+
+    def _take_obsolete(self, changes: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
+        """Return what else to delete with `changes`; under what is in these lies something new."""
+        if self._obsolete:
+            for key in changes:
+                self._obsolete.pop(key, None)
+        deleted: dict[str, bytes | None] = {}
+        left_bytes = DELETED_BYTES_MAX
+        while self._obsolete and left_bytes > 0:
+            key, _ = self._obsolete.popitem()
+            deleted[key] = None
+            left_bytes -= entry_bytes(key, b"")
+        return deleted
 
 
 def _taken(holder: RunStore | History) -> dict[str, bytes | None]:

@@ -16,7 +16,6 @@ from quorate.coordinator.runs.run import Run
 from quorate.errors import RendezvousError
 from quorate.wire.messages import (
     Close,
-    CompareSet,
     Finish,
     GetWorld,
     Hello,
@@ -26,7 +25,6 @@ from quorate.wire.messages import (
     OperatorRequest,
     Ping,
     Request,
-    SetValue,
     Status,
     StoreRequest,
     failure,
@@ -56,7 +54,7 @@ class Service:
         """Do what a peer asks for.
 
         Returns:
-            How many bytes of values it gives the ledger to store.
+            How many bytes it gives the ledger to store in the stores of rounds, keys included.
 
         Raises:
             RendezvousError: The peer is refused: its connection is to be ended with this reason.
@@ -104,10 +102,11 @@ class Service:
 
     def _serve_store(self, connection: int, peer: Peer, run: Run, message: StoreRequest) -> int:
         store = self._holdings.stores[run.run_id]
+        before = store.written_bytes
         held_s = store.handle(connection, peer.session_id, message)
         if held_s is not None:
             self._holdings.hold(run.run_id, connection, message.id, held_s)
-        return _bytes_of(message) if store.changes else 0
+        return store.written_bytes - before
 
     def _run(self, run_id: str) -> Run:
         run = self._holdings.runs.get(run_id)
@@ -128,9 +127,3 @@ def _met(command: Callable[[], Met]) -> Met:
         return command()
     except RendezvousError as error:
         raise Unmet(error) from error
-
-
-def _bytes_of(message: Request) -> int:
-    if isinstance(message, SetValue):
-        return len(message.value)
-    return len(message.desired) if isinstance(message, CompareSet) else 0

@@ -22,6 +22,7 @@ __all__ = [
     "round_key",
     "run_key",
     "seen_key",
+    "store_key",
 ]
 
 # As `str` writes a number: another spelling would be another key.
@@ -86,6 +87,13 @@ def entry_key(run_id: str, space: tuple[str, int], key: str) -> str:
 def result_key(run_id: str, session: str) -> str:
     """Return the key of a session's last store result."""
     return f"{_RESULT}\0{run_id}\0{session}"
+
+
+def store_key(key: EntryKey) -> str:
+    """Return the key that was parsed, of an entry or a result of a run's stores."""
+    if key.space is None:
+        return result_key(key.run_id, key.name)
+    return entry_key(key.run_id, key.space, key.name)
 
 
 def round_key(run_id: str, number: int) -> str:

@@ -19,7 +19,7 @@ from quorate.errors import (
     RendezvousStateError,
     StoreTimeoutError,
 )
-from quorate.stores.keyspace import Keyspace, Mutation
+from quorate.stores.keyspace import Keyspace, Mutation, entry_bytes
 from quorate.wire.messages import (
     AddNumber,
     Answer,
@@ -72,6 +72,11 @@ class RunStore:
     Args:
         run_id: The run.
         outbox: Where the answers go.
+
+    Attributes:
+        changes: What has to be stored before anyone is answered; `None` where it is deleted.
+        written_bytes: How much went into `changes` so far, keys and deletions included.
+        dropped: Keys of the ledger that may be deleted at any time, if nothing new lies there.
     """
 
     def __init__(self, run_id: str, outbox: Outbox) -> None:
@@ -85,6 +90,8 @@ class RunStore:
         self._result_bytes = 0
         self._newest: Space | None = None
         self.changes: dict[str, bytes | None] = {}
+        self.written_bytes = 0
+        self.dropped: list[str] = []
 
     @property
     def bytes_used(self) -> int:
@@ -123,6 +130,11 @@ class RunStore:
         for space in list(self._spaces):
             if space[0] != newest[0] or space[1] < oldest:
                 self._drop(space)
+
+    def clear(self) -> None:
+        """Drop all stores: the run has no world yet, and what was loaded is of a former life."""
+        for space in list(self._spaces):
+            self._drop(space)
 
     def handle(self, connection: int, session: str, request: StoreRequest) -> float | None:
         """Carry out a request, or hold it.
@@ -202,13 +214,17 @@ class RunStore:
         self._require_room(session, request, keyspace)
         answer, mutation = _mutate(request, keyspace)
         for key, value in mutation.changes.items():
-            self.changes[entry_key(self._run_id, request.space, key)] = value
+            self._write(entry_key(self._run_id, request.space, key), value)
         result = StoreResult(request.id, request.space, encode(answer))
         self._remember(session, result)
-        self.changes[result_key(self._run_id, session)] = msgspec.msgpack.encode(result)
+        self._write(result_key(self._run_id, session), msgspec.msgpack.encode(result))
         self._outbox.send(connection, answer)
         for waiter in mutation.woken:
             self._answer_held(waiter)
+
+    def _write(self, key: str, value: bytes | None) -> None:
+        self.changes[key] = value
+        self.written_bytes += entry_bytes(key, value or b"")
 
     def _remember(self, session: str, result: StoreResult) -> None:
         self._forget(session)
@@ -292,11 +308,15 @@ class RunStore:
                 )
                 self._outbox.send(waiter.connection, failure(waiter.request_id, error))
         for key in self._spaces.pop(space).snapshot():
-            self.changes[entry_key(self._run_id, space, key)] = None
+            self._discard(entry_key(self._run_id, space, key))
         for session, result in list(self._results.items()):
             if result.space == space:
                 self._forget(session)
-                self.changes[result_key(self._run_id, session)] = None
+                self._discard(result_key(self._run_id, session))
+
+    def _discard(self, key: str) -> None:
+        self.changes.pop(key, None)
+        self.dropped.append(key)
 
 
 def _require_modest(request: StoreRequest) -> None:
