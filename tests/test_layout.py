@@ -121,6 +121,7 @@ FLOORS: dict[str, str] = {
         coordinator.runs
         coordinator.engine.clock
         coordinator.engine.holdings
+        coordinator.engine.inbox
         coordinator.engine.peer
         coordinator.engine.naming
         coordinator.engine.operators

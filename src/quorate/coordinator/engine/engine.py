@@ -22,7 +22,6 @@ agents (group commit). Nobody is answered from a state that is not stored (R14),
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from quorate.clock import Clock
 from quorate.coordinator.engine.clock import EngineClock
 from quorate.coordinator.engine.greeting import require_sound
 from quorate.coordinator.engine.holdings import CLOSED_KEPT_S, Holdings
+from quorate.coordinator.engine.inbox import Inbox
 from quorate.coordinator.engine.peer import Peer
 from quorate.coordinator.engine.reports import Reports, View
 from quorate.coordinator.engine.service import Service
@@ -109,7 +109,7 @@ class Engine:
         view = View(name, clock, self._holdings.runs, self._holdings.stores, self._peers)
         self._reports = Reports(view, self._outbox)
         self._service = Service(self._holdings, self._reports, self._outbox)
-        self._inbox: deque[tuple[int, Request]] = deque()
+        self._inbox = Inbox()
         self._in_flight: Batch | None = None
         self._in_flight_at_tick: Batch | None = None
         self._batches = count(1)
@@ -157,7 +157,7 @@ class Engine:
         if isinstance(message, Ping):
             self._ready.append(Send((connection,), Pong(message.sequence)))
         elif self._in_flight is not None or self._batch_bytes >= BATCH_BYTES_MAX:
-            self._inbox.append((connection, message))
+            self._inbox.add(connection, message)
             if isinstance(message, Hello):
                 self._hear_hello(message)
         else:
@@ -176,6 +176,7 @@ class Engine:
     def closed(self, connection: int, finished: bool) -> None:
         """Note that a connection is gone; `finished` if it ended in order, as a process's does."""
         peer = self._peers.pop(connection, None)
+        self._inbox.closed(connection)
         self._reports.closed(connection)
         if peer is None or peer.run_id is None or peer.run_id not in self.runs:
             return
@@ -238,7 +239,7 @@ class Engine:
         self._ready += batch.sends
         self._holdings.finish_failed_closes()
         while self._inbox and self._batch_bytes < BATCH_BYTES_MAX:
-            connection, message = self._inbox.popleft()
+            connection, message = self._inbox.take()
             peer = self._peers.get(connection)
             if peer is not None and not peer.refused:
                 self._handle(connection, peer, message)
