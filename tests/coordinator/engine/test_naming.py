@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from quorate.coordinator.engine import naming
 from quorate.coordinator.engine.naming import (
+    COMPARED_MAX,
     NAME_CHARACTERS_MAX,
     nearest,
     resolve_ban,
@@ -89,6 +91,26 @@ def test_a_long_name_is_not_compared() -> None:
     assert nearest("a", ["b"]) == ""
     assert nearest("x" * NAME_CHARACTERS_MAX, ["x" * NAME_CHARACTERS_MAX]) != ""
     assert nearest("x" * (NAME_CHARACTERS_MAX + 1), ["x" * NAME_CHARACTERS_MAX]) == ""
+
+
+@pytest.mark.parametrize("wrong", ["node-1O42", "nod-1042", "node-10422", "nide-1042", "Node-1042"])
+def test_the_nearest_is_found_among_many(wrong: str) -> None:
+    assert "'node-1042'" in nearest(wrong, (f"node-{number}" for number in range(1000, 1100)))
+
+
+def test_r15_few_names_are_compared_letter_by_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger may ask for runs by wrong names, and has one word each to begin a run with."""
+    compared: list[str] = []
+
+    def note(_: str, words: list[str], **__: float) -> list[str]:
+        compared.extend(words)
+        return []
+
+    monkeypatch.setattr(naming.difflib, "get_close_matches", note)
+    long = "a" * (NAME_CHARACTERS_MAX + 1)
+    assert nearest("a" * 60, [long, *(f"{'a' * 50}{number:06}" for number in range(3000))]) == ""
+    assert len(compared) == COMPARED_MAX
+    assert long not in compared
 
 
 @pytest.mark.parametrize("name", ["n1", "node id n1", "host1", "address host1"])

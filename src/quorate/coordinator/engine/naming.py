@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from heapq import nlargest
 from itertools import islice
 
 from quorate.core.node import NodeDesc, natural_order
@@ -15,9 +16,11 @@ __all__ = ["nearest", "resolve_ban", "resolve_node"]
 # Of many candidates, these are enough to see what to write.
 NAMED_MAX = 5
 
-# Others wait while names are compared.
-COMPARED_MAX = 2000
-NAME_CHARACTERS_MAX = 256
+# Others wait while names are compared: of so many names, those that begin and end most like the
+# wrong one are compared letter by letter, which takes up to 0.3 ms for names of this length.
+KNOWN_MAX = 2000
+COMPARED_MAX = 10
+NAME_CHARACTERS_MAX = 64
 
 
 def resolve_node(name: str, run_id: str, state: RendezvousState) -> NodeDesc:
@@ -75,9 +78,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known names that are close to a wrong one, as a part of a sentence."""
     if len(name) > NAME_CHARACTERS_MAX:
         return ""
-    compared = list(islice(dict.fromkeys(known), COMPARED_MAX))
+    short = (word for word in dict.fromkeys(known) if len(word) <= NAME_CHARACTERS_MAX)
+    compared = nlargest(
+        COMPARED_MAX, islice(short, KNOWN_MAX), key=lambda word: _ends_shared(name, word)
+    )
     close = difflib.get_close_matches(name, compared, n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(repr(word) for word in close)}?)" if close else ""
+
+
+def _ends_shared(one: str, other: str) -> int:
+    """Return how many characters two names share at their beginnings and ends."""
+    head = _beginning_shared(one, other)
+    return head + _beginning_shared(one[head:][::-1], other[head:][::-1])
+
+
+def _beginning_shared(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _in_full(node: NodeDesc) -> str:
