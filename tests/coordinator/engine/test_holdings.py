@@ -8,6 +8,7 @@ from quorate.coordinator.engine import CLOSED_KEPT_S, Engine, holdings
 from quorate.coordinator.engine.holdings import EMPTY_KEPT_S, IDLE_KEPT_S
 from quorate.coordinator.ledgers.records import run_key, seen_key
 from quorate.coordinator.runs.run import Run
+from quorate.core.state import WorldName
 from quorate.errors import RendezvousStateError
 from quorate.testing import ManualClock
 from quorate.wire.messages import (
@@ -16,7 +17,7 @@ from quorate.wire.messages import (
     Value,
     Welcome,
 )
-from tests.coordinator.driver import RUN, Driver, rejoin
+from tests.coordinator.driver import RUN, Driver, places, rejoin
 
 
 def space_of(driver: Driver) -> tuple[str, int]:
@@ -220,6 +221,18 @@ class TestRestart:
         driver.let_pass(IDLE_KEPT_S - CLOSED_KEPT_S)
         assert driver.engine.runs == {}
         assert driver.ledger == {}
+
+    def test_a_run_is_not_idle_while_its_agents_are_connected(self) -> None:
+        """Nodes that have stepped aside, for their health say, join again when they are well."""
+        driver = Driver(2, 2)
+        a, b = driver.world("a", "b")
+        name = driver.state.name
+        a.leave("unhealthy")
+        b.leave("unhealthy")
+        driver.let_pass(IDLE_KEPT_S + 1)
+        rejoin(a, b)
+        assert places(a, b) == [0, 1]
+        assert a.holding == WorldName(name.epoch, name.round + 1)
 
     @pytest.mark.parametrize(
         ("closed", "age_s", "kept"),

@@ -180,7 +180,7 @@ class Holdings:
         for held in self._held.due(now_s):
             self.stores[held.run_id].expire(held.connection, held.request_id)
         for run_id, run in list(self.runs.items()):
-            if any(session.connection is not None for session in run.sessions.values()):
+            if run.is_connected:
                 self._idle_since_s.pop(run_id, None)
             elif now_s - self._idle_since_s.setdefault(run_id, now_s) > self._kept_s(run):
                 self._forget(run_id)

@@ -110,11 +110,19 @@ class Run:
         return bool(self.sessions or self._roll.strays or self.state.bans)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether an agent is connected; it may be one that has left, and will join again."""
+        # Strays are known for as long as they are connected.
+        return bool(self._roll.strays) or any(
+            session.connection is not None for session in self.sessions.values()
+        )
+
+    @property
     def would_be_missed(self) -> bool:
         """Whether there is more to it than that somebody was here; who comes again begins anew."""
         state = self.state
         wished = state.held or state.desired_nodes is not None or state.bans
-        return bool(self._roll.strays or state.world or state.closed or wished)
+        return bool(state.world or state.closed or wished)
 
     @property
     def waits_for_s(self) -> float | None:
