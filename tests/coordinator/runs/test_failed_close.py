@@ -257,6 +257,22 @@ class TestFailedClose:
         assert not a.last(Flag).value
         assert a.node not in driver.run.sessions
 
+    def test_one_failure_counts_once_though_it_is_said_again(self) -> None:
+        driver = Driver(1, 3, failures_max=2)
+        a, b, c = driver.world("a", "b", "c")
+        c.leave()
+        asked = a.close("it broke", FAILED)
+        a.reconnect()
+        a.say(Close(asked, "it broke", FAILED))
+        assert [(flag.id, flag.value) for flag in a.all(Flag)] == [(asked, False)] * 2
+        assert not driver.state.bans, "the answer was lost"
+        assert a.node not in driver.run.sessions
+        rejoin(a, b)
+        assert sorted(places(a, b)) == [0, 1]
+        b.leave()
+        a.close("it broke again", FAILED)
+        assert list(driver.state.bans) == ["address a"]
+
     def test_r7_who_said_that_it_failed_and_came_back_stays(self) -> None:
         driver = Driver(2, 3, timeout=QUICK_REGROUP)
         a, b, c = driver.world("a", "b", "c")

@@ -464,7 +464,10 @@ class Run:
 
     def _leave_after_failure(self, session: Session, request: Close) -> None:
         if session.node in self.sessions:
-            self._bans.blame(session)
+            # One that has left with this failure is here again, without a place, if the answer to
+            # it was lost: it is counted once.
+            if session.node in self.state.participants or session.node in self.state.survivors:
+                self._bans.blame(session)
             reason = f"left after a failure: {shortened(request.reason)}"
             self._let_go(session, reason, "failed")
         self._outbox.send(session.connection, Flag(request.id, self.state.closed))
