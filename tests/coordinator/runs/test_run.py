@@ -9,6 +9,7 @@ from quorate.wire.messages import (
     SUCCEEDED,
     Changed,
     Drain,
+    Evict,
     Failed,
     Finish,
     Flag,
@@ -365,6 +366,18 @@ class TestExplanations:
         a.join(timeout_s=3)
         driver.let_pass(4)
         assert "waiting for 2 more nodes" in a.last(Failed).message
+
+
+def test_r9_time_in_which_nobody_was_there_does_not_shorten_a_ban() -> None:
+    driver = Driver(1, 2)
+    (a,) = driver.world("a")
+    a.leave()
+    a.cut()
+    driver.let_pass(900)
+    driver.agent("b").join()
+    driver.operator().say(Evict(1, "b_1_0", 600.0, "noisy"))
+    driver.let_pass(2)
+    assert [round(ban.left_s) for ban in driver.state.bans.values()] == [598]
 
 
 def test_a_pong_is_no_news() -> None:

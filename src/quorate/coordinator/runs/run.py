@@ -352,6 +352,9 @@ class Run:
         return self._roll.anyone()
 
     def _admit(self, session: Session) -> None:
+        if not self.may_change:
+            # It was not looked at while it was idle: that time is nobody's.
+            self._looked_s = self.now_s
         former = self._roll.admit(session)
         if former is None:
             return
