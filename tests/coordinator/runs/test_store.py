@@ -374,6 +374,17 @@ def test_without_a_world_there_is_no_store(desk: Desk) -> None:
     assert again.ledger == {}
 
 
+def test_r15_whoever_deletes_makes_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "STORE_BYTES_MAX", 100)
+    desk.ask(1, SetValue(1, FIRST, "k", bytes(200)))
+    desk.ask(2, DeleteKey(1, FIRST, "absent"))
+    desk.ask(3, DeleteKey(1, FIRST, "k"))
+    desk.ask(2, SetValue(2, FIRST, "l", b""))
+    _, absent, present, after = (send.message for send in desk.outbox.take())
+    assert code(absent) == "limit"
+    assert (present, after) == (Flag(1, True), Flag(2, True))
+
+
 def test_the_empty_store_of_a_former_round_outlives_a_restart(desk: Desk) -> None:
     desk.store.open(FIRST)
     desk.ask(1, SetValue(1, FIRST, "k", b"v"))

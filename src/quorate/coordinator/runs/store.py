@@ -237,7 +237,11 @@ class RunStore:
             self._result_bytes -= len(session) + len(former.answer)
 
     def _require_room(self, session: str, request: StoreChange, keyspace: Keyspace) -> None:
-        if isinstance(request, DeleteKey) and session in self._results:
+        # What is remembered of a session that deletes takes the place of its last result, or of a
+        # key: there may be only so many.
+        if isinstance(request, DeleteKey) and (
+            session in self._results or keyspace.check((request.key,))
+        ):
             return
         used = self.bytes_used + self._result_bytes
         if used > STORE_BYTES_MAX:
