@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from quorate.coordinator.engine.holdings import EMPTY_KEPT_S
 from quorate.core.completion import nodes_waiting
 from quorate.core.settings import RendezvousTimeout
 from quorate.wire.messages import (
@@ -114,7 +115,7 @@ class Game:
         self.agents[number].beats = not self.agents[number].beats
 
     def stall(self, _: int) -> None:
-        if self.driver.state.world is not None:
+        if RUN in self.driver.engine.runs and self.driver.state.world is not None:
             self.driver.stall()
 
     def fail_but_one(self, number: int) -> None:
@@ -211,7 +212,7 @@ def play(seed: int) -> None:
     """Play a game.
 
     Raises:
-        AssertionError: A rule was broken; it says by which moves.
+        AssertionError: A rule was broken, or something failed; it says by which moves.
     """
     game = Game(seed)
     try:
@@ -219,11 +220,22 @@ def play(seed: int) -> None:
             game.step()
         game.driver.go_on()
         game.check()
-    except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {error}, after {game.moves}") from error
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {error!r}, after {game.moves}") from error
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PART))
 def test_r8_all_who_are_at_work_know_whether_to_regroup(first: int) -> None:
     for seed in range(first, first + PART):
         play(seed)
+
+
+def test_every_move_can_be_made_when_the_run_is_forgotten() -> None:
+    for number, (_, move) in enumerate(MOVES.values()):
+        game = Game(number)
+        for agent in game.agents:
+            agent.cut(finished=True)
+        game.driver.let_pass(EMPTY_KEPT_S + 4.0)
+        assert not game.driver.engine.runs
+        move(game, 0)
+        game.check()
