@@ -93,6 +93,43 @@ class TestCompletion:
         run.comes_back(A, B)
         assert run.members == (A, B)
 
+    def test_not_at_once_where_too_few_of_the_last_world_are_back(self) -> None:
+        """R4: with newcomers there are enough, and more may be on their way."""
+        run = Run(2, 8)
+        run.completed(A, B, C)
+        lose(run, B)
+        lose(run, C)
+        run.comes_back(A)
+        run.join(D)
+        assert not run.state.complete
+        assert completion(run.ctx(A)).kind == "last_call"
+        run.advance(LAST_CALL_S)
+        run.join(A)
+        assert run.members == (A, D)
+
+    def test_not_at_once_where_nobody_of_the_last_world_is_left(self) -> None:
+        """R4: a newcomer has come before the last survivor went."""
+        run = Run(3, 8)
+        run.completed(A, B, C)
+        lose(run, B)
+        lose(run, C)
+        run.comes_back(A)
+        run.join(D)
+        run.leave(A)
+        run.join(E, node("f"))
+        assert not run.state.complete
+        assert completion(run.ctx(D)).kind == "last_call"
+
+    def test_who_was_thrown_out_and_joins_again_is_a_newcomer(self) -> None:
+        """R4, R10"""
+        run = Run(2, 8)
+        run.completed(A, B)
+        run.comes_back(A)
+        drop_stragglers(run.state, run.observer)
+        run.join(B)
+        assert not run.state.complete
+        assert completion(run.ctx(A)).kind == "last_call"
+
     def test_not_at_once_while_an_attached_node_is_still_to_join(self) -> None:
         """R4: the newcomer that made them regroup gets its place."""
         run = Run(2, 4)

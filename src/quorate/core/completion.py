@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain, islice
 
 from quorate.core.action import Action, Decision, RendezvousContext
-from quorate.core.state import WorldName, capacity, prospects, room
+from quorate.core.state import WorldName, capacity, has_come_back, prospects, room
 
 __all__ = [
     "LAST_CALL",
@@ -50,7 +50,8 @@ def completion(ctx: RendezvousContext) -> Decision:
         return _wait(
             SURVIVORS, f"waiting for {missing} {_nodes(missing)} of the last world to come back"
         )
-    if state.regrouping_since is not None and not _still_to_join(ctx):
+    regroups = state.regrouping_since is not None
+    if regroups and not _still_to_join(ctx) and _are_enough_back(ctx):
         return _complete(f"all {joined} {_nodes(joined)} that are left are back{_units(ctx)}")
     if last_call_s <= 0:
         return _complete(f"the last call is over with {_of(ctx)}{_units(ctx)}")
@@ -160,6 +161,16 @@ def _gain(ctx: RendezvousContext) -> int:
 def _still_to_join(ctx: RendezvousContext) -> int:
     state = ctx.state
     return len(state.last_heartbeats) - len(state.participants) - len(state.stragglers)
+
+
+def _are_enough_back(ctx: RendezvousContext) -> bool:
+    """Return whether those who have come back from the last world are enough for one by themselves.
+
+    Where they are not, the round depends on newcomers, and others may be on their way.
+    """
+    back = (node for node in ctx.state.participants if has_come_back(ctx.state, node))
+    least = ctx.settings.min_nodes
+    return sum(1 for _ in islice(back, least)) == least
 
 
 def _complete(reason: str) -> Decision:

@@ -22,6 +22,7 @@ __all__ = [
     "WorldName",
     "capacity",
     "check",
+    "has_come_back",
     "prospects",
     "room",
 ]
@@ -223,6 +224,11 @@ def capacity(state: RendezvousState, settings: RendezvousSettings) -> int:
     if state.desired_nodes is None:
         return settings.max_nodes
     return max(settings.min_nodes, min(state.desired_nodes, settings.max_nodes))
+
+
+def has_come_back(state: RendezvousState, node: NodeDesc) -> bool:
+    """Return whether a participant of the open round was in the last world, and never left it."""
+    return state.world is not None and node in state.world.ranks and node not in state.departed
 
 
 def room(state: RendezvousState, settings: RendezvousSettings) -> int:

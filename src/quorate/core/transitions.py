@@ -14,7 +14,7 @@ from quorate.core.node import NodeDesc
 from quorate.core.observer import Observer
 from quorate.core.ranking import rank_nodes
 from quorate.core.settings import RendezvousSettings
-from quorate.core.state import Ban, RendezvousState, World, capacity, prospects
+from quorate.core.state import Ban, RendezvousState, World, capacity, has_come_back, prospects
 
 __all__ = [
     "SILENT_ACTIONS",
@@ -245,7 +245,6 @@ def drop_stragglers(state: RendezvousState, observer: Observer) -> list[NodeDesc
         state.departed[node] = "did not come back to regroup in time"
         state.stragglers[node] = observer.stamp()
     state.survivors = {}
-    _end_regroup_of_nobody(state)
     return late
 
 
@@ -418,20 +417,11 @@ def _old_ranks(state: RendezvousState) -> dict[NodeDesc, int]:
 def _shrink_open_round(state: RendezvousState, settings: RendezvousSettings) -> None:
     if len(state.participants) < settings.min_nodes:
         state.deadline = None
-    _end_regroup_of_nobody(state)
-
-
-def _end_regroup_of_nobody(state: RendezvousState) -> None:
-    """Let whoever comes next start afresh, with a last call, if nobody is left to regroup."""
-    if not state.participants and not state.survivors:
-        state.regrouping_since = None
 
 
 def _holds_place_of_last_world(state: RendezvousState, node: NodeDesc) -> bool:
     """Return whether the node is in the world that stands, or has come back from it."""
-    if node not in state.participants or state.world is None:
-        return False
-    return state.complete or (node not in state.departed and node in state.world.ranks)
+    return node in state.participants and (state.complete or has_come_back(state, node))
 
 
 def _take_from_lists(state: RendezvousState, node: NodeDesc) -> None:
