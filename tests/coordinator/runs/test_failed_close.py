@@ -10,6 +10,7 @@ from quorate.wire.messages import (
     FAILED,
     Changed,
     Close,
+    Failed,
     Finish,
     Flag,
     GetWorld,
@@ -281,6 +282,19 @@ class TestFailedClose:
         rejoin(a, b)
         driver.let_pass(20)
         assert not a.last(Flag).value
+        assert sorted(places(a, b)) == [0, 1]
+
+    def test_r7_who_said_that_it_failed_and_is_coming_back_stays(self) -> None:
+        """The next round waits for one that is lost meanwhile."""
+        driver = Driver(2, 3)
+        a, b, c = driver.world("a", "b", "c")
+        c.beats = False
+        a.close("it broke", FAILED)
+        rejoin(a, b)
+        c.cut(finished=True)
+        driver.let_pass(3)
+        assert not a.last(Flag).value
+        assert a.all(Failed) == []
         assert sorted(places(a, b)) == [0, 1]
 
     def test_r7_a_replaced_member_is_not_awaited_for_ever(self) -> None:

@@ -460,7 +460,7 @@ class Run:
         Who asked and has come back to regroup meanwhile stays.
         """
         for session, request, holding in self._failed_close.take():
-            if session.holding == holding:
+            if session.holding == holding and session.join is None:
                 self._leave_after_failure(session, request)
             else:
                 self._outbox.send(session.connection, Flag(request.id, self.state.closed))
