@@ -115,6 +115,9 @@ class Session(Protocol):
 class CoordinatedRendezvousHandler(RendezvousHandler):
     """One node's session with a coordinator.
 
+    All calls may be made from any thread. A `next_rendezvous` under way ends with an error where
+    another one steps aside, leaves, or closes the run.
+
     Args:
         settings: The settings of the run.
         endpoints: Where coordinators are.

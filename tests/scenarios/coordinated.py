@@ -131,6 +131,8 @@ class CoordinatedWay(Way):
 
     def leave(self, agent: str) -> None:
         left = self._agents[agent]
+        # Its process ends with it: nobody waits for a round any more.
+        left.ended = True
         self._send(left, Leave(next(self._numbers), ""))
         self._deliver()
         self.die(agent)

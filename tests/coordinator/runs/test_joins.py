@@ -188,14 +188,21 @@ def test_r7_a_join_that_is_held_ends_when_its_node_is_made_to_leave(outcome: str
     assert sorted(places(b, c)) == [0, 1]
 
 
-def test_r7_who_leaves_is_told_nothing_of_a_join_that_was_held() -> None:
+def test_r7_a_join_that_is_held_ends_when_its_node_leaves() -> None:
+    """Once: a node that steps aside goes on, and asked it again in its next connection."""
     driver = Driver(2, 3)
     a = driver.agent("a")
-    a.join(timeout_s=5)
-    a.leave()
+    asked = a.join(timeout_s=5)
+    a.leave("unhealthy")
+    assert a.last(Flag).value
+    assert a.last(Failed).id == asked
+    assert "has left the run" in a.last(Failed).message
     a.take()
     driver.let_pass(10)
     assert a.take() == []
+    a.cut()
+    a.reconnect()
+    assert a.node not in driver.state.participants
 
 
 class TestGivingUp:

@@ -218,12 +218,7 @@ class Run:
 
     def leave(self, session: Session, request: Leave) -> None:
         """Let an agent leave (R7)."""
-        reason = f"left: {shortened(request.reason)}" if request.reason else "left"
-        if session.node in self.sessions:
-            self._minutes.record("left", reason, session.node)
-        self._withdraw(session, reason)
-        # Who leaves does not wait for a round any more: nobody is to be told how that ends.
-        session.join = None
+        self._let_go(session, f"left: {shortened(request.reason)}" if request.reason else "left")
         self._outbox.send(session.connection, Flag(request.id, True))
 
     def close(self, session: Session | None, connection: int, request: Close) -> None:
@@ -422,7 +417,7 @@ class Run:
         self._doubt_failed_close(session.node)
 
     def _let_go(self, session: Session, reason: str, cause: str = "left") -> None:
-        """Let a node leave that did not ask to; a join that is held would never be woken again."""
+        """Let a node leave; a join that is held would never be woken again."""
         if session.node in self.sessions:
             self._minutes.record("left", reason, session.node)
         self._withdraw(session, reason, cause)

@@ -156,8 +156,11 @@ class SimAgent(Peer):
             self._rejoin_later()
 
     def leave(self) -> None:
-        """Leave the run; the process ends soon after, answered or not."""
+        """Leave the run, and wait for no round; the process ends soon after, answered or not."""
         self.over = True
+        if self.joining is not None:
+            self.attachment.forget(self.joining)
+            self.joining = None
         self._ask(lambda id: Leave(id, "wants to"))
         self.later(1.0, self.kill, Ending.FINISH)
 
