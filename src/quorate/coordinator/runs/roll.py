@@ -89,6 +89,14 @@ class Roll:
         """Return whether a session is the present one of its node."""
         return self.sessions.get(session.node) is session
 
+    def has_had_place(self, node: NodeDesc) -> bool:
+        """Return whether a node has a place, has one kept, or came back too late for it.
+
+        One that has left, and says so again since the answer was lost, is attached without one.
+        """
+        state = self.state
+        return any(node in each for each in (state.participants, state.survivors, state.stragglers))
+
     def admit(self, session: Session) -> NodeDesc | None:
         """Let a node in.
 

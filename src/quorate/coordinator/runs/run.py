@@ -462,9 +462,7 @@ class Run:
 
     def _leave_after_failure(self, session: Session, request: Close) -> None:
         if session.node in self.sessions:
-            # One that has left with this failure is here again, without a place, if the answer to
-            # it was lost: it is counted once.
-            if session.node in self.state.participants or session.node in self.state.survivors:
+            if self._roll.has_had_place(session.node):
                 self._bans.blame(session)
             reason = f"left after a failure: {shortened(request.reason)}"
             self._let_go(session, reason, "failed")
