@@ -98,6 +98,29 @@ def test_a_round_that_ends_and_is_followed_within_one_write() -> None:
     assert second["round"] == 1
 
 
+def test_a_round_of_one_node_that_comes_back() -> None:
+    """The next one is complete with its first step."""
+    driver = Driver(1, 1)
+    (a,) = driver.world("a")
+    a.join()
+    first, second = told(driver)["rounds"]
+    assert first["ended_because"] == "a_1_0 came back to regroup"
+    assert (second["joined"], second["departed"]) == ([], {})
+
+
+def test_a_round_of_one_node_that_another_one_follows_within_one_write() -> None:
+    driver = Driver(1, 1)
+    (a,) = driver.world("a")
+    b = driver.agent("b")
+    driver.stall()
+    a.leave("done with it")
+    b.join()
+    driver.go_on()
+    first, second = told(driver)["rounds"]
+    assert first["ended_because"] == "a_1_0 left: done with it"
+    assert second["joined"] == ["b_1_0"]
+
+
 def test_a_closed_run_has_a_last_round() -> None:
     driver = Driver(2, 2)
     a, _ = driver.world("a", "b")

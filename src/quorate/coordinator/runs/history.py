@@ -223,10 +223,13 @@ class History:
 
     def _complete(self, world: World, state: RendezvousState, at: datetime, because: str) -> None:
         before = self._world.members if self._world is not None else ()
-        if self._standing is not None:
-            self._end(self._standing, at, "all its members were replaced")
         known, members = set(before), set(world.members)
         gone = [node for node in before if node not in members]
+        if self._standing is not None:
+            # It has ended, and the next one is complete, since the last look.
+            back = next((node for node in before if node in members), None)
+            why = who_is_gone(self._departed) if self._departed else _who_is_back(back)
+            self._end(self._standing, at, why)
         self._standing = Round(
             epoch=world.epoch,
             round=world.round,
@@ -283,5 +286,8 @@ def _why_ended(state: RendezvousState) -> str:
     world, wanted = state.world, state.desired_nodes
     if world is not None and wanted is not None and wanted < len(world.members):
         return f"the operator wants {wanted} node(s)"
-    back = next(iter(state.participants), None)
-    return f"{back} came back to regroup" if back is not None else "its members have gone"
+    return _who_is_back(next(iter(state.participants), None))
+
+
+def _who_is_back(first: NodeDesc | None) -> str:
+    return f"{first} came back to regroup" if first is not None else "its members have gone"
