@@ -14,6 +14,7 @@ import pytest
 from quorate.coordinator.engine.holdings import EMPTY_KEPT_S
 from quorate.core.completion import nodes_waiting
 from quorate.core.settings import RendezvousTimeout
+from quorate.core.state import prospects
 from quorate.wire.messages import (
     FAILED,
     SUCCEEDED,
@@ -72,6 +73,10 @@ class Game:
         driver = self.driver
         if driver.stalled or RUN not in driver.engine.runs:
             return
+        state = driver.state
+        if state.complete:
+            has_prospects = len(state.wait_list) <= prospects(state, driver.run.settings)
+            assert has_prospects, "R6: who waits for the next round has no place in it"
         for agent in driver.agents:
             session = driver.run.sessions.get(agent.node)
             if session is None or session.connection != agent.connection:

@@ -10,7 +10,7 @@ from quorate.core import transitions
 from quorate.core.action import Action, Decision
 from quorate.core.completion import nodes_waiting
 from quorate.core.node import NodeDesc, NodeProfile
-from quorate.core.ops import RendezvousCloseOp, RendezvousJoinOp
+from quorate.core.ops import SPARE, RendezvousCloseOp, RendezvousJoinOp
 from quorate.core.state import Ban, WorldName, check
 from quorate.core.transitions import (
     SILENT_ACTIONS,
@@ -31,7 +31,7 @@ from quorate.core.transitions import (
 from quorate.errors import RendezvousReplacedError
 from tests.core.support import KEEP_ALIVE_S, LAST_CALL_S, Run, make_settings, node
 
-A, B, C, D, E = (node(name) for name in "abcde")
+A, B, C, D, E, F = (node(name) for name in "abcdef")
 
 
 def lose(run: Run, who: NodeDesc, reason: str = "lost") -> None:
@@ -699,6 +699,29 @@ def test_who_waits_beside_a_new_world_and_does_not_fill_a_unit_becomes_a_spare()
     run.comes_back(A)
     assert run.members == (A, B)
     assert (run.state.wait_list, [*run.state.redundancy_list]) == ({}, [C])
+
+
+def test_who_does_not_fill_a_unit_any_more_becomes_a_spare() -> None:
+    """R6: it was promised a place in the next round, and would time out for one."""
+    run = Run(2, 4, node_unit=2)
+    run.completed(A, B)
+    run.join(C, D, C)
+    assert [*run.state.wait_list] == [D, C]
+    run.leave(D)
+    assert not run.state.wait_list
+    assert [*run.state.redundancy_list] == [C]
+    assert run.step(RendezvousJoinOp(), C, deadline=-1.0).kind == SPARE
+
+
+def test_the_loss_of_a_member_may_leave_a_newcomer_without_a_unit() -> None:
+    """R6: three and one newcomer are two units, and so are three and two."""
+    run = Run(2, 6, node_unit=2)
+    run.completed(A, B, C, D)
+    run.join(E, F, E)
+    assert [*run.state.wait_list] == [F, E]
+    lose(run, B)
+    assert [*run.state.wait_list] == [F]
+    assert [*run.state.redundancy_list] == [E]
 
 
 def test_spares_that_fill_a_unit_are_newcomers() -> None:

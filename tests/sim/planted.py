@@ -45,8 +45,8 @@ def dead_member_deleted() -> Iterator[None]:
     """A dead member is deleted from a completed world."""
 
     def make(real: Any) -> Any:
-        def withdraw(state: Any, settings: Any, node: Any, reason: str, observer: Any) -> None:
-            real(state, settings, node, reason, observer)
+        def withdraw(state: Any, settings: Any, node: Any, reason: str, observer: Any) -> Any:
+            rearranged = real(state, settings, node, reason, observer)
             if state.complete and state.world is not None:
                 pairs = zip(state.world.members, state.world.profiles, strict=True)
                 kept = [pair for pair in pairs if pair[0] != node]
@@ -56,6 +56,7 @@ def dead_member_deleted() -> Iterator[None]:
                 )
                 state.participants = {member: rank for rank, member in enumerate(members)}
                 state.departed.pop(node, None)
+            return rearranged
 
         return withdraw
 
@@ -114,10 +115,10 @@ def stale_incarnation_accepted() -> Iterator[None]:
     """A new life of a node does not take the place of the former one."""
 
     def make(real: Any) -> Any:
-        def admit(ctx: Any) -> None:
+        def admit(ctx: Any) -> Any:
             former = ctx.state.identities.pop(ctx.profile.node_id, None)
             ctx.state.gone.pop(former, None)
-            real(ctx)
+            return real(ctx)
 
         return admit
 
@@ -130,11 +131,12 @@ def heir_thrown_out() -> Iterator[None]:
     """A life of a node that was lost comes back, and takes the place of its heir."""
 
     def make(real: Any) -> Any:
-        def withdraw(state: Any, *arguments: Any) -> None:
-            real(state, *arguments)
+        def withdraw(state: Any, *arguments: Any) -> Any:
+            rearranged = real(state, *arguments)
             for node_id in state.gone.values():
                 del state.identities[node_id]
             state.gone.clear()
+            return rearranged
 
         return withdraw
 

@@ -151,22 +151,27 @@ TRANSITIONS: Mapping[Action, Transition] = {
 SILENT_ACTIONS = frozenset({Action.SYNC, Action.ERROR_CLOSED, Action.ERROR_TIMEOUT, Action.FINISH})
 
 
-def admit(ctx: RendezvousContext) -> None:
+def admit(ctx: RendezvousContext) -> bool:
     """Attach the node to the run: from now on it is expected to show signs of life.
 
     The first node of a run sets the settings on which the others must agree (R13). A node with an
     explicit id takes the place of its former incarnation at once (R12), also of one that is gone:
     it may have been silent only, and must not take the place back when it is heard again.
+
+    Returns:
+        Whether others became spares, as for `withdraw`.
     """
     state, node, node_id = ctx.state, ctx.node, ctx.profile.node_id
     if state.agreed is None or not state.last_heartbeats:
         state.agreed = ctx.settings.agreed
     former = state.identities.get(node_id) if node_id else None
+    rearranged = False
     if former is not None and former != node:
         if former in state.draining:
             state.draining[node] = state.draining[former]
         if former not in state.gone:
-            withdraw(state, ctx.settings, former, f"replaced by {node}", ctx.observer)
+            reason = f"replaced by {node}"
+            rearranged = withdraw(state, ctx.settings, former, reason, ctx.observer)
         state.gone.pop(former, None)
         state.replaced[former] = str(node)
     given_up = state.gone.pop(node, node_id)
@@ -177,6 +182,7 @@ def admit(ctx: RendezvousContext) -> None:
     forget_oldest(state)
     state.profiles[node] = ctx.profile
     _beat(ctx)
+    return rearranged
 
 
 def forget_oldest(state: RendezvousState) -> None:
@@ -194,7 +200,7 @@ def withdraw(
     node: NodeDesc,
     reason: str,
     observer: Observer,
-) -> None:
+) -> bool:
     """Take a node out of everything except the record of the world that it was in (R1).
 
     Args:
@@ -203,6 +209,9 @@ def withdraw(
         node: The node that left, was lost, was replaced or is turned out.
         reason: Why, for those who are told (R8).
         observer: Gives the moment.
+
+    Returns:
+        Whether others became spares: without the node they do not fill a unit any more (R6).
     """
     was_member = node in state.survivors or _holds_place_of_last_world(state, node)
     state.participants.pop(node, None)
@@ -215,10 +224,13 @@ def withdraw(
         forget_oldest(state)
     if was_member and node not in state.finishing:
         state.departed[node] = reason
-    if state.complete and not state.participants:
-        _open_next_round(state, settings, observer)
-    elif not state.complete:
+    if not state.complete:
         _shrink_open_round(state, settings)
+    elif state.participants:
+        return _keep_within_prospects(state, settings, observer)
+    else:
+        _open_next_round(state, settings, observer)
+    return False
 
 
 def finish(ctx: RendezvousContext) -> bool:
@@ -396,16 +408,20 @@ def _make_spares(state: RendezvousState, nodes: list[NodeDesc], observer: Observ
 
 def _keep_within_prospects(
     state: RendezvousState, settings: RendezvousSettings, observer: Observer
-) -> None:
+) -> bool:
     """Turn those of the wait list into spares for whom there is no room in the next round (R6).
 
     Theirs would otherwise be a wait with a deadline, for something that does not come.
+
+    Returns:
+        Whether there were any.
     """
     surplus = list(state.wait_list)[prospects(state, settings) :]
     for node in surplus:
         del state.wait_list[node]
     if surplus:
         state.redundancy_list = {node: observer.stamp() for node in surplus} | state.redundancy_list
+    return bool(surplus)
 
 
 def _old_ranks(state: RendezvousState) -> dict[NodeDesc, int]:

@@ -103,6 +103,20 @@ class TestLine:
         assert places(a, b, first) == [0, 1, 2]
         assert second.pending is not None
 
+    def test_r6_who_does_not_fill_a_unit_any_more_is_a_spare(self) -> None:
+        """It waits without a deadline, and the line is stored as it stands."""
+        driver = Driver(3, 6, node_unit=3)
+        driver.world("a", "b", "c")
+        d, e, f = (driver.agent(name) for name in "def")
+        for agent in (d, e, f):
+            agent.join(timeout_s=20)
+        assert list(driver.state.wait_list) == [f.node, d.node, e.node]
+        e.leave()
+        assert list(driver.state.redundancy_list) == [f.node, d.node]
+        assert not driver.state.wait_list
+        driver.let_pass(700)
+        assert f.all(Failed) + d.all(Failed) == []
+
     def test_r5_survivors_come_before_the_line(self) -> None:
         driver = Driver(2, 3)
         a, b, c = driver.world("a", "b", "c")

@@ -29,7 +29,8 @@ class Roll:
         state: Its state, new or loaded: every node of it is given a full window to come (R9).
         observer: Reads the engine's clock.
         tally: Where those who come and go are counted.
-        touch: Notes that the state has to be stored, and which nodes something has happened to.
+        touch: Notes that the state has to be stored, which nodes something has happened to, and
+            whether others have changed places (`rearranged`).
 
     Attributes:
         sessions: The attached agents.
@@ -114,8 +115,8 @@ class Roll:
         former = self.state.identities.get(node_id) if node_id else None
         self.sessions[session.node] = session
         self.strays.pop(session.node, None)
-        admit(self.context(session))
-        self.touch(session.node)
+        rearranged = admit(self.context(session))
+        self.touch(session.node, rearranged=rearranged)
         self._tally.joins += 1
         self.moved = True
         if former is None or former == session.node:
@@ -157,9 +158,10 @@ class Roll:
         else:
             self.strays[session.node] = session
         if session.node in self.state.last_heartbeats:
-            withdraw(self.state, self.settings, session.node, reason, self.observer)
+            state, settings = self.state, self.settings
+            rearranged = withdraw(state, settings, session.node, reason, self.observer)
             self._tally.losses[cause] += 1
-            self.touch(session.node)
+            self.touch(session.node, rearranged=rearranged)
             self.moved = True
 
     def _agree(self, settings: AgreedSettings) -> None:

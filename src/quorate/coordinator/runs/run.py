@@ -468,9 +468,10 @@ class Run:
             self._let_go(session, reason, "failed")
         self._outbox.send(session.connection, Flag(request.id, self.state.closed))
 
-    def _touch(self, *nodes: NodeDesc) -> None:
+    def _touch(self, *nodes: NodeDesc, rearranged: bool = False) -> None:
         """Note that something has happened to nodes, which has to be stored; the last one last."""
         self.dirty = True
+        self.rearranged |= rearranged
         for node in nodes:
             self.touched.pop(node, None)
             self.touched[node] = None
