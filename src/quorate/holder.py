@@ -11,7 +11,7 @@ from quorate.backends.base import RendezvousBackend, Token
 from quorate.clock import Clock, SystemClock
 from quorate.codec import decode_state, encode_state
 from quorate.core.action import RendezvousContext
-from quorate.core.completion import LAST_CALL, NEWCOMER, REGROUP, regroup_over
+from quorate.core.completion import LAST_CALL, REGROUP, regroup_over
 from quorate.core.node import NodeDesc
 from quorate.core.observer import Observer
 from quorate.core.settings import RendezvousSettings
@@ -195,7 +195,7 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
         if regroup_over(context):
             late = drop_stragglers(self._state, self._observer)
             logger.info("These nodes did not come back to regroup in time: %s", late)
-        self._observer.forget_all_but((LAST_CALL, REGROUP, NEWCOMER))
+        self._observer.forget_all_but((LAST_CALL, REGROUP))
 
     def _new_state(self) -> RendezvousState:
         return RendezvousState(epoch=self._mint())

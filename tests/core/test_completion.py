@@ -387,6 +387,28 @@ class TestNewcomersDue:
         run.advance(LAST_CALL_S)
         assert newcomers_due_in_s(run.ctx(A)) == 0
 
+    def test_when_the_first_one_goes_the_next_has_waited_already(self) -> None:
+        run = Run(2, 5)
+        run.completed(A, B)
+        run.join(C)
+        newcomers_due_in_s(run.ctx(A))
+        run.advance(1)
+        run.join(D)
+        newcomers_due_in_s(run.ctx(A))
+        run.advance(28)
+        run.leave(C)
+        assert newcomers_due_in_s(run.ctx(A)) == LAST_CALL_S - 28
+
+    def test_they_wait_while_the_run_is_held(self) -> None:
+        run = Run(2, 5)
+        run.completed(A, B)
+        run.state.held = True
+        run.join(C)
+        assert newcomers_due_in_s(run.ctx(A)) is None
+        run.advance(LAST_CALL_S - 1)
+        run.state.held = False
+        assert newcomers_due_in_s(run.ctx(A)) == 1
+
     def test_at_once_when_they_fill_the_world(self) -> None:
         run = Run(2, 3)
         run.completed(A, B)

@@ -7,6 +7,7 @@ from quorate.core.observer import Observer
 from quorate.testing import ManualClock
 
 NODE = NodeDesc("a", 1, 0)
+A, B = NODE, NodeDesc("b", 1, 0)
 BEATS = {NODE: datetime(2020, 1, 1, tzinfo=UTC)}
 
 
@@ -124,3 +125,35 @@ def test_time_in_which_nobody_could_write_is_taken_back() -> None:
     assert observer.silent(BEATS, 4) == []
     watch(observer, clock, 2)
     assert observer.silent(BEATS, 5) == [NODE]
+
+
+def test_each_in_a_line_has_an_age_of_its_own() -> None:
+    clock = ManualClock()
+    observer = Observer(clock)
+    line: dict[NodeDesc, datetime] = {}
+
+    def age_after(seconds: float, came: NodeDesc | None = None, *gone: NodeDesc) -> float:
+        clock.advance(seconds)
+        observer.tick()
+        for who in gone:
+            del line[who]
+        if came is not None:
+            line[came] = clock.now()
+        return observer.line_age_s(line)
+
+    assert age_after(0) == 0
+    assert age_after(1, A) == 0
+    assert age_after(1, B) == 1
+    assert age_after(1) == 2
+    assert age_after(1, None, A) == 2
+    assert age_after(1, A) == 3, "who comes again is the last"
+    assert age_after(1, None, B) == 1
+    assert age_after(1, None, A) == 0
+    assert age_after(1, B) == 0
+
+
+def test_a_line_is_remembered_only_as_far_as_it_is_there() -> None:
+    observer = Observer(ManualClock())
+    for number in range(100):
+        observer.line_age_s({NodeDesc("n", number, 0): observer.stamp()})
+    assert len(observer._line) <= 2

@@ -9,7 +9,6 @@ from quorate.core.state import WorldName, capacity, has_come_back, prospects, ro
 
 __all__ = [
     "LAST_CALL",
-    "NEWCOMER",
     "SURVIVORS",
     "completion",
     "last_call_remaining_s",
@@ -22,7 +21,6 @@ __all__ = [
 ]
 
 LAST_CALL = "last_call"
-NEWCOMER = "newcomer"
 REGROUP = "regroup"
 SURVIVORS = "survivors"
 
@@ -114,7 +112,8 @@ def nodes_waiting(
         ctx: The node that asks, and the state.
         mine: The world that the node was given last, if any.
         newcomers_at_once: Count newcomers from their arrival, as the direct way does; otherwise
-            once they fill the world or the first of them has waited for one last call.
+            once they fill the world or the first of those that are there has waited for one last
+            call.
     """
     state = ctx.state
     if state.closed:
@@ -129,14 +128,14 @@ def nodes_waiting(
 def newcomers_due_in_s(ctx: RendezvousContext) -> float | None:
     """Return in how many seconds waiting newcomers alone become a reason to regroup, if ever."""
     state = ctx.state
+    # Asked before anything else: whatever keeps them from counting, they have come.
+    age_s = ctx.observer.line_age_s(state.wait_list)
     if not state.complete or not state.wait_list or state.held or state.finishing:
         return None
     if not _gain(ctx):
         return None
     if len(state.wait_list) >= room(state, ctx.settings):
         return 0.0
-    first = next(iter(state.wait_list))
-    age_s = ctx.observer.age_s(NEWCOMER, (first, state.wait_list[first]))
     return max(ctx.settings.timeout.last_call.total_seconds() - age_s, 0.0)
 
 

@@ -39,6 +39,7 @@ class Observer:
         self._confirmed_s = 0.0
         self._sights: dict[Hashable, _Sight] = {}
         self._beats: dict[Hashable, _Sight] = {}
+        self._line: dict[Hashable, _Sight] = {}
 
     @property
     def now_s(self) -> float:
@@ -70,6 +71,30 @@ class Observer:
     def beat_age_s(self, node: Hashable, value: object) -> float:
         """Return how long ago, in seconds, a node's own last heartbeat was first seen."""
         return self._now_s - self._sight(self._beats, node, value).seen_s
+
+    def line_age_s(self, line: dict[NodeDesc, datetime]) -> float:
+        """Return how long ago, in seconds, the one was first seen that is the first in a line.
+
+        Each has an age of its own: when the first one goes, the next has waited already. Look at
+        the line whenever it may have changed; what that takes does not grow with its length.
+
+        Args:
+            line: Who stands in it, with the moment of arrival; whoever comes is the last.
+
+        Returns:
+            The age; 0 if nobody stands in it.
+        """
+        for node in reversed(line):
+            sight = self._line.get(node)
+            if sight is not None and sight.value == line[node]:
+                break
+            self._sight(self._line, node, line[node])
+        if len(self._line) > 2 * len(line):
+            self._line = {node: sight for node, sight in self._line.items() if node in line}
+        first = next(iter(line), None)
+        if first is None:
+            return 0.0
+        return self._now_s - self._sight(self._line, first, line[first]).seen_s
 
     def silent(self, beats: Mapping[NodeDesc, datetime], limit_s: float) -> list[NodeDesc]:
         """Look at the heartbeats of all nodes that there are; those of others are forgotten.

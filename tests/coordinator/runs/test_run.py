@@ -197,6 +197,20 @@ class TestLoss:
         assert a.take() == [a.told]
         assert a.told.waiting == 1
 
+    def test_r8_a_newcomer_does_not_wait_anew_when_the_one_before_it_goes(self) -> None:
+        driver = Driver(2, 5)
+        a, _ = driver.world("a", "b")
+        c, d = driver.agent("c"), driver.agent("d")
+        c.join()
+        driver.let_pass(1)
+        d.join()
+        driver.let_pass(28)
+        c.leave()
+        driver.let_pass(1.5)
+        assert a.told.waiting == 0
+        driver.let_pass(1)
+        assert a.told.waiting == 1
+
     def test_r8_a_newcomer_that_goes_again_is_no_reason_any_more(self) -> None:
         driver = Driver(2, 3)
         a, _ = driver.world("a", "b")

@@ -24,7 +24,6 @@ from quorate.coordinator.runs.rounds import Rounds
 from quorate.coordinator.runs.session import Session
 from quorate.coordinator.runs.tally import RunTally
 from quorate.core.action import RendezvousContext
-from quorate.core.completion import NEWCOMER
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.observer import Observer
 from quorate.core.ops import RendezvousCloseOp
@@ -385,7 +384,7 @@ class Run:
     def _enter_phase(self) -> None:
         if self.state.complete and not self.state.closed:
             self._herald.begin_world()
-            self.observer.forget_all_but((NEWCOMER,))
+            self.observer.forget_all_but(())
             self._rounds.count_world()
             self._minutes.record("completed", f"round {self.state.round} is complete")
         if self.state.complete or self.state.closed:
