@@ -415,7 +415,7 @@ PLANTED = {
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
     "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
     "stale_incarnation_accepted": Planted(
-        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 6
+        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 2
     ),
     "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 517),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 1),
