@@ -29,7 +29,7 @@ from quorate.errors import (
     RendezvousTimeoutError,
 )
 from quorate.events import RendezvousEvent
-from quorate.executor import DistributedRendezvousOpExecutor, Operation
+from quorate.executor import DistributedRendezvousOpExecutor, Operation, Pause
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.testing import Fault, ManualClock
 from quorate.wait import Wait
@@ -258,6 +258,38 @@ def test_run_delays_execution_if_sync_requested(cluster: Cluster) -> None:
     assert cluster.clock.monotonic() - before == pytest.approx(1.0 + 0.5 + 0.5 + 1.0)
 
 
+def test_steps_say_what_to_wait_for(cluster: Cluster) -> None:
+    """Nothing else passes the time: a simulation plays the very loop that `run` waits in."""
+    member, before = cluster.members[A], cluster.clock.monotonic()
+    operation = decide(Action.ADD_TO_WAIT_LIST, Action.SYNC, Action.SYNC, Action.SYNC)
+    pauses = list(member.executor.steps(operation, math.inf))
+    watched = [Pause(seconds, until_change=True) for seconds in (0.5, 0.5, 1.0)]
+    assert pauses == [Pause(0.0), *watched]
+    assert cluster.clock.monotonic() == before
+
+
+def test_between_its_steps_others_may_come_in(cluster: Cluster) -> None:
+    member = cluster.members[A]
+    steps = member.executor.steps(decide(Action.ADD_TO_WAIT_LIST), math.inf)
+    next(steps)
+    member.executor.run(decide(Action.MARK_RENDEZVOUS_CLOSED), math.inf)
+    assert list(steps) == []
+    assert cluster.state.closed
+
+
+def test_a_wait_that_is_broken_off_is_over(cluster: Cluster) -> None:
+    member = cluster.members[A]
+    member.executor.reporter = notes = Notes()
+
+    def interrupt(timeout_s: float) -> None:
+        raise KeyboardInterrupt
+
+    member.holder.wait = interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        cluster.run(A, RendezvousJoinOp())
+    assert notes.ended == 1
+
+
 def test_a_delay_ends_soon_after_the_deadline(cluster: Cluster) -> None:
     before = cluster.clock.monotonic()
     cluster.run(A, decide(Action.SYNC), 0.25)
@@ -357,9 +389,20 @@ def test_after_a_lost_compare_and_set_it_decides_again_on_what_is_there(cluster:
     assert member.backend.calls.count("set_state") == 1
 
 
-def test_it_stays_back_longer_after_each_further_loss(cluster: Cluster) -> None:
-    member = cluster.members[A]
+def test_it_stays_back_longer_after_each_further_loss() -> None:
+    """By a random time, whose upper end doubles."""
+    ends: list[tuple[float, float]] = []
+    cluster = Cluster()
     losses = 8
+
+    def jitter(least: float, most: float) -> float:
+        ends.append((least, most))
+        return most
+
+    member = cluster.members[A]
+    member.executor = DistributedRendezvousOpExecutor(
+        A, member.holder, cluster.settings, cluster.clock, jitter=jitter
+    )
 
     def operation(ctx: RendezvousContext, deadline: float) -> Decision:
         nonlocal losses
@@ -374,7 +417,9 @@ def test_it_stays_back_longer_after_each_further_loss(cluster: Cluster) -> None:
     before = cluster.clock.monotonic()
     member.executor.run(operation, member.deadline())
     passed_s = cluster.clock.monotonic() - before
-    assert 0 < passed_s <= 0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 2 * 1.0
+    uppers = [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert ends == [(0, upper) for upper in uppers]
+    assert passed_s == pytest.approx(sum(uppers))
 
 
 @pytest.mark.parametrize("lost", ["request", "reply"])

@@ -165,6 +165,7 @@ FLOORS: dict[str, str] = {
         """,
     "F5": """
         executor
+        joining
         heartbeat
         """,
     "F6": """
@@ -237,6 +238,7 @@ FLOORS: dict[str, str] = {
         testing.sim.havoc
         testing.sim.coordinated
         testing.sim.shared
+        testing.sim.bounds
         testing.sim.node
         testing.sim.direct
         testing.sim.campaign

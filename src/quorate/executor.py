@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from datetime import timedelta
 from itertools import chain, repeat
+from typing import NamedTuple, TypeVar
 
 from quorate import events
 from quorate.clock import Clock, SystemClock
@@ -17,7 +19,7 @@ from quorate.core.attendance import attendance, ends_in_s
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.ops import JOIN, SPARE
 from quorate.core.settings import RendezvousSettings
-from quorate.errors import RendezvousClosedError, RendezvousTimeoutError
+from quorate.errors import RendezvousClosedError, RendezvousError, RendezvousTimeoutError
 from quorate.holder import RendezvousStateHolder
 from quorate.wait import Wait, WaitLog, WaitReporter
 
@@ -25,10 +27,13 @@ __all__ = [
     "DistributedRendezvousOpExecutor",
     "OngoingWait",
     "Operation",
+    "Pause",
     "RendezvousOpExecutor",
 ]
 
 Operation = Callable[[RendezvousContext, float], Decision]
+
+T = TypeVar("T")
 
 # How long a node waits before it looks at the state again, where the backend cannot say that it
 # changed: the first times, in which nodes that are started together come, and then every time.
@@ -68,6 +73,19 @@ class RendezvousOpExecutor(ABC):
             RendezvousConnectionError: The backend cannot be reached; run it again if it can.
             RendezvousStateError: The stored state is corrupt.
         """
+
+
+class Pause(NamedTuple):
+    """What an operation waits for between two of its steps. It holds nothing meanwhile.
+
+    Args:
+        wait_s: For how many seconds, at most; 0 where others may come in, but nothing is waited
+            for.
+        until_change: Whether a change of the state ends it; otherwise time alone does.
+    """
+
+    wait_s: float
+    until_change: bool = False
 
 
 class OngoingWait:
@@ -127,6 +145,7 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         lock: Guards the holder; whoever else uses the holder takes it too.
         reporter: Where it is said what the node waits for; the log by default. It may be replaced
             between runs.
+        jitter: Returns a number from a range, for how long the node stays back.
     """
 
     def __init__(
@@ -138,6 +157,7 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         profile: NodeProfile | None = None,
         lock: threading.Lock | None = None,
         reporter: WaitReporter | None = None,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.profile = profile or NodeProfile()
         self.reporter = reporter or WaitLog(settings.run_id, clock)
@@ -146,6 +166,7 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         self._settings = settings
         self._clock = clock or SystemClock()
         self._lock = lock or threading.Lock()
+        self._jitter = jitter
         self._losses = 0
 
     def run(
@@ -155,23 +176,77 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         update_deadline: Callable[[timedelta], float] | None = None,
     ) -> None:
         """See `RendezvousOpExecutor`."""
+        self.carry_out(self.steps(state_handler, deadline, update_deadline))
+
+    def steps(
+        self,
+        state_handler: Operation,
+        deadline: float,
+        update_deadline: Callable[[timedelta], float] | None = None,
+    ) -> Generator[Pause, None, None]:
+        """Do what `run` does, one step after the other, and say what to wait for in between.
+
+        All decisions are in here, and no wait: whoever goes through the steps waits for real
+        (`carry_out`), or in the time of a simulation.
+
+        Args:
+            state_handler: See `run`.
+            deadline: See `run`.
+            update_deadline: See `run`.
+
+        Raises:
+            RendezvousError: As `run` does.
+        """
         waiting = OngoingWait(self.reporter)
         polls_s = chain(POLLS_FIRST_S, repeat(POLL_S))
         try:
             while True:
-                decision = self._step(state_handler, deadline, waiting)
+                decision = yield from self._step(state_handler, deadline, waiting)
                 self._tell(decision)
                 if decision.action is Action.FINISH:
                     return
                 self._raise_if_over(decision, waiting)
-                if decision.action is Action.SYNC:
-                    self._state_holder.wait(self._wait_s(next(polls_s), deadline))
                 if decision.action is Action.REMOVE_FROM_REDUNDANCY_LIST and update_deadline:
                     deadline = update_deadline(self._settings.timeout.join)
+                if decision.action is Action.SYNC:
+                    yield Pause(self._wait_s(next(polls_s), deadline), until_change=True)
+                else:
+                    yield Pause(0.0)
         finally:
             waiting.end()
 
-    def _step(self, operation: Operation, deadline: float, waiting: OngoingWait) -> Decision:
+    def carry_out(self, steps: Generator[Pause, None, T]) -> T:
+        """Go through some steps, and block the calling thread in between.
+
+        Args:
+            steps: They hear of the error of a wait as if they had waited themselves.
+
+        Returns:
+            What they return.
+        """
+        with closing(steps):
+            try:
+                pause = next(steps)
+                while True:
+                    try:
+                        self._wait(pause)
+                    except RendezvousError as error:
+                        pause = steps.throw(error)
+                    else:
+                        pause = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+
+    def _wait(self, pause: Pause) -> None:
+        if pause.until_change:
+            self._state_holder.wait(pause.wait_s)
+        elif pause.wait_s:
+            self._clock.sleep(pause.wait_s)
+
+    def _step(
+        self, operation: Operation, deadline: float, waiting: OngoingWait
+    ) -> Generator[Pause, None, Decision]:
         """Bring the state up to date, and decide on it before another thread can change it.
 
         A lost compare-and-set has read what is there, and the node decides on that at once. After
@@ -187,7 +262,7 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
                     self._losses = 0
                 if has_set is not False or self._losses < 2:
                     return self._decide(operation, deadline, waiting)
-            self._clock.sleep(_backoff_s(self._losses))
+            yield Pause(self._jitter(0, _backoff_max_s(self._losses)))
 
     def _decide(self, operation: Operation, deadline: float, waiting: OngoingWait) -> Decision:
         context = RendezvousContext(
@@ -239,5 +314,5 @@ class DistributedRendezvousOpExecutor(RendezvousOpExecutor):
         )
 
 
-def _backoff_s(losses: int) -> float:
-    return random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(losses - 2, 10)))
+def _backoff_max_s(losses: int) -> float:
+    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(losses - 2, 10))

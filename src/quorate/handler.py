@@ -31,7 +31,6 @@ from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.ops import (
     RendezvousCloseOp,
     RendezvousExitOp,
-    RendezvousJoinOp,
     RendezvousKeepAliveOp,
     RendezvousVerdictOp,
 )
@@ -47,6 +46,7 @@ from quorate.executor import DistributedRendezvousOpExecutor
 from quorate.heartbeat import PeriodicTimer
 from quorate.holder import BackendRendezvousStateHolder, RendezvousStateHolder
 from quorate.identity import NodeDescGenerator
+from quorate.joining import Joining
 from quorate.stores.foreign import is_of_torch, prefixed, translating_foreign
 from quorate.tracing import rendezvous_span
 from quorate.wait import WaitReporter
@@ -57,9 +57,6 @@ logger = logging.getLogger(__name__)
 
 # Nodes that are started together would all write first in the same instant.
 SKEW_MAX_S = 0.3
-
-# While the backend is away a join is tried again this often, for as long as a node may be silent.
-RETRY_S = 1.0
 
 # How often a node looks whether rank 0 has announced where its workers find their store.
 ANNOUNCEMENT_POLL_S = 0.05
@@ -290,23 +287,20 @@ class DynamicRendezvousHandler(RendezvousHandler):
         return True
 
     def _join(self) -> Place:
-        """Join the next round, again and again while the backend is away for a moment (R11)."""
         self._executor.profile = self._profile_of_now()
-        join = _Join(self._world_name(), self._clock, self._settings.timeout.join)
-        while True:
-            try:
-                self._executor.run(join, join.deadline, join.extend)
-                break
-            except RendezvousConnectionError as error:
-                if self._clock.monotonic() - join.seen_s >= self._settings.silence_s:
-                    raise
-                why = str(error).rstrip(".")
-                logger.warning("[%s] %s; trying again", self.get_run_id(), why)
-            self._clock.sleep(RETRY_S)
-        assert join.world is not None, "a join that is finished has its world"
-        self._world = join.world
-        self._place = join.world.places()[self._node]
+        joining = Joining(
+            self._executor,
+            self._settings,
+            self._clock,
+            self._world_name(),
+            retrying=self._warn_of_retry,
+        )
+        self._world = self._executor.carry_out(joining.steps())
+        self._place = self._world.places()[self._node]
         return self._place
+
+    def _warn_of_retry(self, error: RendezvousConnectionError) -> None:
+        logger.warning("[%s] %s; trying again", self.get_run_id(), str(error).rstrip("."))
 
     def _profile_of_now(self) -> NodeProfile:
         port = 0 if self.use_agent_store else self._profile.port or free_port()
@@ -454,30 +448,6 @@ class DynamicRendezvousHandler(RendezvousHandler):
             round_number=place.round if place is not None else None,
             time=self._clock.now(),
         )
-
-
-class _Join:
-    """A join that remembers what it has seen: when the backend last answered, and the world."""
-
-    def __init__(self, after: WorldName | None, clock: Clock, timeout: timedelta) -> None:
-        self._operation = RendezvousJoinOp(after)
-        self._clock = clock
-        self.world: World | None = None
-        self.seen_s = clock.monotonic()
-        self.deadline = self.extend(timeout)
-
-    def __call__(self, ctx: RendezvousContext, deadline: float) -> Decision:
-        self.seen_s = self._clock.monotonic()
-        decision = self._operation(ctx, deadline)
-        if decision.action is Action.FINISH:
-            # Another thread's sync may move the holder on as soon as this call returns.
-            self.world = ctx.state.world
-        return decision
-
-    def extend(self, timeout: timedelta) -> float:
-        """Set a new deadline, which outlives a lost connection too."""
-        self.deadline = self._clock.monotonic() + timeout.total_seconds()
-        return self.deadline
 
 
 def create_handler(

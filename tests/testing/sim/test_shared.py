@@ -103,3 +103,19 @@ def test_each_reader_has_a_copy_that_it_may_change(shared: SharedState) -> None:
         getattr(one, name)[NODE] = "changed"
     one.round = 9
     assert shared.decode(data) == decode_state(data)
+
+
+def test_who_watches_hears_of_the_next_change_once(shared: SharedState) -> None:
+    a, b = node(shared, "a"), node(shared, "b")
+    heard: list[str] = []
+    a.watch(lambda: heard.append("nothing can be watched yet"))
+    shared.watched = True
+    a.watch(lambda: heard.append("a"))
+    b.watch(lambda: heard.append("b"))
+    b.cut_off = True
+    a.set_state(b"1")
+    shared.lose()
+    assert heard == ["a"]
+    a.watch(lambda: heard.append("a"))
+    a.set_state(b"2")
+    assert heard == ["a", "a"]

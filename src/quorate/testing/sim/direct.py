@@ -8,6 +8,14 @@ from itertools import count
 
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import Place, RendezvousState, capacity
+from quorate.errors import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousReplacedError,
+    RendezvousTimeoutError,
+)
 from quorate.testing.sim.node import SimNode
 from quorate.testing.sim.process import DRIFT_MAX, Machine
 from quorate.testing.sim.result import SimResult
@@ -25,6 +33,10 @@ PAUSE_S = (0.2, 2.0)
 SHORT_S = (0.2, 3.0)
 LONG_S = (3.0, 9.0)
 CLOSING = 0.15
+SUPERVISED = 0.7
+
+# In one run of eight, nodes that wait hear of a change; elsewhere they look again.
+WATCHED_EVERY = 8
 SLACK_S = 30.0
 
 # An observer looks about once a second; its clock may be that much too fast.
@@ -47,6 +59,7 @@ class DirectWorld:
         self.settings = draw_settings(self.schedule, self.node_count)
         self.rules = WorldRules(self.settings, self.trace)
         self.shared = SharedState(self._written)
+        self.shared.watched = seed % WATCHED_EVERY == 0
         self.nodes: list[SimNode] = []
         self._has_node_ids = self.schedule.chance(0.5)
         self._pids = count(1)
@@ -83,9 +96,7 @@ class DirectWorld:
             labels={"block": draw.choice("ab")},
             port=7,
         )
-        node = SimNode(
-            self.schedule, machine, self.shared, desc, profile, self.settings, self._placed
-        )
+        node = SimNode(self.schedule, machine, self.shared, desc, profile, self.settings, self)
         self.nodes.append(node)
         self.trace.note(str(desc), "starts")
         node.handle(node.start, timeout_s)
@@ -106,11 +117,39 @@ class DirectWorld:
 
     # What is checked.
 
-    def _placed(self, node: SimNode, place: Place) -> None:
+    def placed(self, node: SimNode, place: Place) -> None:
+        """See `NodeListener`."""
         self.trace.note(str(node.node), "has rank {} of {}", place.rank, place.world)
         stored = place.world in self.rules.worlds
         require(stored, "R14", "{} was told, but was never stored", place.world)
         self.rules.placed(node.node, place)
+
+    def retries(self, node: SimNode, error: RendezvousConnectionError) -> None:
+        """See `NodeListener`."""
+        self.trace.note(str(node.node), "tries again: {}", error)
+
+    def failed(self, node: SimNode, error: RendezvousError) -> None:
+        """See `NodeListener`: who is turned away for good has given reason to."""
+        self.trace.note(str(node.node), "{}: {}", type(error).__name__, error)
+        about = (node.node, error)
+        if isinstance(error, RendezvousConnectionError):
+            node.bounds.gives_up()
+            if self.schedule.chance(SUPERVISED):
+                wait_s = self.schedule.between(0.0, 2.0)
+                self.schedule.after(wait_s, self.start_node, node.machine)
+        elif isinstance(error, RendezvousClosedError | RendezvousGracefulExitError):
+            told = node.closed_reason in self.rules.may_close
+            require(told, "R7", "{} was turned away: {}", *about)
+        elif isinstance(error, RendezvousReplacedError):
+            require(self._has_heir(node), "R12", "{} has no heir: {}", *about)
+        else:
+            in_vain = isinstance(error, RendezvousTimeoutError)
+            require(in_vain, "R7", "{} was turned away: {}", *about)
+
+    def _has_heir(self, node: SimNode) -> bool:
+        """Return whether there is another life; who of two that live joins last is the heir."""
+        lives = [other for other in self.nodes if other.machine is node.machine]
+        return self._has_node_ids and len(lives) > 1
 
     def _written(self, writer: object, before: bytes | None, data: bytes) -> None:
         """Check a write against the state that it replaces."""

@@ -31,6 +31,7 @@ class SharedState:
         reachable: Whether anybody reaches it.
         slow: Whether its answers take long.
         losing: How likely it is that a call loses its request or its reply.
+        watched: Whether nodes that wait hear of a change.
     """
 
     def __init__(self, written: Callable[[object, bytes | None, bytes], None]) -> None:
@@ -38,7 +39,9 @@ class SharedState:
         self.reachable = True
         self.slow = False
         self.losing = 0.0
+        self.watched = False
         self._written = written
+        self._watching: list[Callable[[], object]] = []
         self._version = 0
         self._decoded = (b"", RendezvousState())
 
@@ -62,17 +65,28 @@ class SharedState:
     def write(self, writer: object, data: bytes) -> None:
         """Replace the bytes."""
         before, self.data = self.data, data
-        self._version += 1
         self._written(writer, before, data)
+        self._change()
 
     def lose(self) -> None:
         """Forget everything."""
         self.data = None
+        self._change()
+
+    def watch(self, changed: Callable[[], object]) -> None:
+        """Call a function with the next change, if this backend can watch."""
+        if self.watched:
+            self._watching.append(changed)
+
+    def _change(self) -> None:
         self._version += 1
+        watching, self._watching = self._watching, []
+        for changed in watching:
+            changed()
 
 
 class NodeBackend(RendezvousBackend):
-    """A `RendezvousBackend` that is polled, with faults in both directions.
+    """A `RendezvousBackend`, with faults in both directions.
 
     Args:
         schedule: The chance.
@@ -100,6 +114,10 @@ class NodeBackend(RendezvousBackend):
     def name(self) -> str:
         """See `RendezvousBackend`."""
         return "simulated"
+
+    def watch(self, changed: Callable[[], object]) -> None:
+        """Call a function with the next change, if this node hears of it."""
+        self._shared.watch(lambda: None if self._is_away() else changed())
 
     def get_state(self) -> tuple[bytes, Token] | None:
         """See `RendezvousBackend`."""
@@ -132,7 +150,9 @@ class NodeBackend(RendezvousBackend):
             shared.write(self._writer, state)
         return has_set
 
+    def _is_away(self) -> bool:
+        return self.cut_off or not self._shared.reachable
+
     def _pass(self, losing: float) -> None:
-        unreachable = self.cut_off or not self._shared.reachable
-        if unreachable or (losing > 0 and self._schedule.chance(losing)):
+        if self._is_away() or (losing > 0 and self._schedule.chance(losing)):
             raise RendezvousConnectionError("The simulated backend does not answer.")
