@@ -304,9 +304,18 @@ class TestRendezvousExitOp:
         run.join(B, C)
         assert run.decide(self.op, B).action is Action.REMOVE_FROM_WAIT_LIST
         run.leave(B)
-        assert run.decide(self.op, C).action is Action.REMOVE_FROM_REDUNDANCY_LIST
         run.leave(C)
         assert run.state.last_heartbeats.keys() == {A}
+
+    def test_a_spare_leaves_at_once(self) -> None:
+        """R6: it does not wait before others for a moment, or for ever if its next write fails."""
+        run = Run(1, 1)
+        run.completed(A)
+        run.join(B, C)
+        assert list(run.state.redundancy_list) == [B, C]
+        run.step(self.op, C)
+        assert C not in run.state.wait_list
+        assert run.decide(self.op, C).action is Action.FINISH
 
     def test_removes_a_straggler(self) -> None:
         run = Run(1, 2)
@@ -388,10 +397,8 @@ class TestRendezvousVerdictOp:
         run = Run(1, 1)
         run.completed(A)
         run.join(B)
-        assert run.decide(RendezvousVerdictOp(None, ""), B).action in {
-            Action.REMOVE_FROM_WAIT_LIST,
-            Action.REMOVE_FROM_REDUNDANCY_LIST,
-        }
+        leaves = run.decide(RendezvousVerdictOp(None, ""), B)
+        assert leaves.action is Action.REMOVE_FROM_WAIT_LIST
         assert run.decide(self.op, C).action is Action.FINISH
         other = RendezvousVerdictOp(WorldName("an earlier epoch", 0), "")
         assert run.decide(other, A).action is Action.REMOVE_FROM_PARTICIPANTS

@@ -239,9 +239,8 @@ def _leaving_action(ctx: RendezvousContext) -> Action | None:
     state, node = ctx.state, ctx.node
     if node in state.participants or node in state.survivors:
         return Action.REMOVE_FROM_PARTICIPANTS
-    if node in state.redundancy_list:
-        return Action.REMOVE_FROM_REDUNDANCY_LIST
-    if node in state.wait_list or node in state.last_heartbeats:
+    if node in state.last_heartbeats:
+        # A spare too: on its way over the wait list it would stand before those who came earlier.
         return Action.REMOVE_FROM_WAIT_LIST
     return None
 
