@@ -228,6 +228,7 @@ FLOORS: dict[str, str] = {
         testing.sim.result
         testing.sim.setting
         testing.sim.rules
+        testing.sim.line
         testing.sim.ledger
         testing.sim.coordinator
         testing.sim.seat

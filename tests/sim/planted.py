@@ -11,11 +11,13 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import msgspec
 
+from quorate import holder
 from quorate.coordinator.engine import GAP_MAX_S, Engine
 from quorate.coordinator.runs import roll, rounds, run
 from quorate.coordinator.runs.herald import Herald
@@ -27,7 +29,9 @@ from quorate.core.action import Action, Decision
 from quorate.core.observer import Observer
 from quorate.core.state import World, capacity
 from quorate.errors import RendezvousConnectionError
+from quorate.executor import DistributedRendezvousOpExecutor
 from quorate.holder import BackendRendezvousStateHolder
+from quorate.joining import Joining
 from quorate.testing.sim import SimResult
 from quorate.testing.sim.campaign import WAYS
 from quorate.wire.messages import Flag
@@ -328,6 +332,177 @@ def outsider_ends_a_direct_run() -> Iterator[None]:
 
 
 @contextmanager
+def direct_round_without_last_call() -> Iterator[None]:
+    """In the direct way, a round is complete as soon as there are enough nodes."""
+    with patch.object(completion, "last_call_remaining_s", lambda ctx: 0.0):
+        yield
+
+
+@contextmanager
+def direct_last_call_without_end() -> Iterator[None]:
+    """In the direct way, a last call begins anew whenever somebody looks at it."""
+    with patch.object(completion, "last_call_remaining_s", lambda ctx: 1.0):
+        yield
+
+
+@contextmanager
+def full_direct_round_waits() -> Iterator[None]:
+    """In the direct way, a round in which there are all nodes that it may have is not complete."""
+
+    def make(real: Any) -> Any:
+        def _add_to_participants(ctx: Any, decision: Any) -> None:
+            with patch.object(transitions, "_mark_complete", lambda ctx, decision: None):
+                real(ctx, decision)
+
+        return _add_to_participants
+
+    real = transitions.TRANSITIONS[Action.ADD_TO_PARTICIPANTS]
+    table = {**transitions.TRANSITIONS, Action.ADD_TO_PARTICIPANTS: make(real)}
+    with patch.object(transitions, "TRANSITIONS", table):
+        yield
+
+
+@contextmanager
+def regrouped_direct_round_waits() -> Iterator[None]:
+    """In the direct way, a regroup for which nobody is missing waits for its last call."""
+    with patch.object(completion, "_still_to_join", lambda ctx: 1):
+        yield
+
+
+@contextmanager
+def last_in_direct_line_first() -> Iterator[None]:
+    """In the direct way, places that fall free go to those who came last."""
+
+    def may_enter(ctx: Any) -> bool:
+        state = ctx.state
+        free = completion.room(state, ctx.settings)
+        line = [*state.wait_list, *state.redundancy_list]
+        if ctx.node in state.survivors or free > len(line):
+            return True
+        return free > 0 and ctx.node in line[-free:]
+
+    with patch.object(ops, "may_enter", may_enter):
+        yield
+
+
+@contextmanager
+def last_direct_spare_promoted() -> Iterator[None]:
+    """In the direct way, a place in the next world goes to the spare that came last."""
+
+    def _next_in_line(ctx: Any) -> bool:
+        state = ctx.state
+        free = ops.prospects(state, ctx.settings) - len(state.wait_list)
+        return free > 0 and ctx.node in [*state.redundancy_list][-free:]
+
+    with patch.object(ops, "_next_in_line", _next_in_line):
+        yield
+
+
+@contextmanager
+def direct_line_jumped() -> Iterator[None]:
+    """In the direct way, a node that comes to wait stands before those who wait already."""
+
+    def make(real: Any) -> Any:
+        def _add_to_wait_list(ctx: Any, decision: Any) -> None:
+            real(ctx, decision)
+            moment = ctx.state.wait_list.pop(ctx.node)
+            ctx.state.wait_list = {ctx.node: moment, **ctx.state.wait_list}
+
+        return _add_to_wait_list
+
+    real = transitions.TRANSITIONS[Action.ADD_TO_WAIT_LIST]
+    table = {**transitions.TRANSITIONS, Action.ADD_TO_WAIT_LIST: make(real)}
+    with patch.object(transitions, "TRANSITIONS", table):
+        yield
+
+
+@contextmanager
+def direct_stragglers_waited_for() -> Iterator[None]:
+    """In the direct way, members that do not come back to regroup keep their places for ever."""
+    with patch.object(holder, "regroup_over", lambda ctx: False):
+        yield
+
+
+@contextmanager
+def direct_members_not_waited_for() -> Iterator[None]:
+    """In the direct way, members lose their places before their time to come back is over."""
+
+    def regroup_over(ctx: Any) -> bool:
+        remaining_s = completion.regroup_remaining_s(ctx)
+        return remaining_s is not None and remaining_s <= 0.5
+
+    with patch.object(holder, "regroup_over", regroup_over):
+        yield
+
+
+def with_patience(limit: Callable[[timedelta], timedelta]) -> AbstractContextManager[Any]:
+    """Let joins of the direct way wait for another time than they should."""
+
+    def make(real: Any) -> Any:
+        return lambda self, timeout: real(self, limit(timeout))
+
+    return instead(Joining, "_extend", make)
+
+
+@contextmanager
+def direct_join_given_up_early() -> Iterator[None]:
+    """In the direct way, a node gives up after four seconds, whatever it should wait for."""
+    with with_patience(lambda timeout: min(timeout, timedelta(seconds=4))):
+        yield
+
+
+@contextmanager
+def direct_join_never_given_up() -> Iterator[None]:
+    """In the direct way, a node whose time is over goes on waiting."""
+    with with_patience(lambda timeout: timedelta(days=1)):
+        yield
+
+
+@contextmanager
+def direct_spare_given_up() -> Iterator[None]:
+    """In the direct way, a spare that is promoted goes on with its former deadline."""
+
+    def make(real: Any) -> Any:
+        def steps(self: Any, operation: Any, deadline: float, extend: Any = None) -> Any:
+            return real(self, operation, deadline)
+
+        return steps
+
+    with instead(DistributedRendezvousOpExecutor, "steps", make):
+        yield
+
+
+@contextmanager
+def direct_blip_is_a_death() -> Iterator[None]:
+    """In the direct way, a node ends when its backend has not answered once."""
+
+    def make(real: Any) -> Any:
+        def steps(self: Joining) -> Any:
+            self._silence_s = 0.0
+            return real(self)
+
+        return steps
+
+    with instead(Joining, "steps", make):
+        yield
+
+
+@contextmanager
+def direct_node_without_backend_stays() -> Iterator[None]:
+    """In the direct way, a node goes on though its backend does not answer any more."""
+
+    def make(real: Any) -> Any:
+        def steps(self: Joining) -> Any:
+            self._silence_s = sys.float_info.max
+            return real(self)
+
+        return steps
+
+    with instead(Joining, "steps", make):
+        yield
+
+
+@contextmanager
 def places_not_kept() -> Iterator[None]:
     """Newcomers take the places of survivors that are on their way."""
 
@@ -420,7 +595,9 @@ PLANTED = {
     "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 517),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 1),
     "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 1),
-    "lost_reply_written_again": Planted("direct", lost_reply_written_again, ("R1", "R2", "R9"), 2),
+    "lost_reply_written_again": Planted(
+        "direct", lost_reply_written_again, ("R1", "R2", "R9", "R10"), 5
+    ),
     "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 58),
     "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 1),
     "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 2),
@@ -432,7 +609,23 @@ PLANTED = {
     "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 4124),
     "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 1394),
     "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 27),
-    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 108),
+    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 456),
+    "direct_round_without_last_call": Planted("direct", direct_round_without_last_call, ("R4",), 1),
+    "direct_last_call_without_end": Planted("direct", direct_last_call_without_end, ("R4",), 1),
+    "full_direct_round_waits": Planted("direct", full_direct_round_waits, ("R4",), 2),
+    "regrouped_direct_round_waits": Planted("direct", regrouped_direct_round_waits, ("R4",), 4),
+    "last_in_direct_line_first": Planted("direct", last_in_direct_line_first, ("R5",), 1),
+    "last_direct_spare_promoted": Planted("direct", last_direct_spare_promoted, ("R5",), 1),
+    "direct_line_jumped": Planted("direct", direct_line_jumped, ("R6",), 1),
+    "direct_stragglers_waited_for": Planted("direct", direct_stragglers_waited_for, ("R10",), 1),
+    "direct_members_not_waited_for": Planted("direct", direct_members_not_waited_for, ("R10",), 1),
+    "direct_join_given_up_early": Planted("direct", direct_join_given_up_early, ("R6",), 1),
+    "direct_join_never_given_up": Planted("direct", direct_join_never_given_up, ("R6",), 3),
+    "direct_spare_given_up": Planted("direct", direct_spare_given_up, ("R6",), 6),
+    "direct_blip_is_a_death": Planted("direct", direct_blip_is_a_death, ("R11",), 3),
+    "direct_node_without_backend_stays": Planted(
+        "direct", direct_node_without_backend_stays, ("R11",), 7
+    ),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
     "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 197),
     "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 29),

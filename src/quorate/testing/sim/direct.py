@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import count
 
@@ -16,6 +16,7 @@ from quorate.errors import (
     RendezvousReplacedError,
     RendezvousTimeoutError,
 )
+from quorate.testing.sim.line import overtaken
 from quorate.testing.sim.node import SimNode
 from quorate.testing.sim.process import DRIFT_MAX, Machine
 from quorate.testing.sim.result import SimResult
@@ -155,12 +156,15 @@ class DirectWorld:
         """Check a write against the state that it replaces."""
         state, last = self.shared.decode(data), self._last if before is not None else None
         self.rules.state(state)
+        is_full = len(state.participants) >= self.settings.max_nodes
+        require(state.complete or not is_full, "R4", "round {} is full and open", state.round)
         if state.world is not None and (last is None or state.world != last.world):
             self._completed(writer, last, state)
         if last is None or state.regrouping_since != last.regrouping_since:
             self._regroups_since_s = self.schedule.now_s
         if last is not None:
             self._no_live_node_was_lost(writer, last, state)
+            self._stood_in_line(writer, last, state)
             if state.closed and not last.closed:
                 self._no_outsider_ended_it(state)
         now_s = self.schedule.now_s
@@ -174,6 +178,7 @@ class DirectWorld:
     ) -> None:
         """Check a new world; nothing says whether its writer has kept its place in it."""
         known, departed = (None, {}) if last is None else (last.world, last.departed)
+        self._completed_in_time(writer, last, state)
         try:
             self.rules.completed(known, departed, (), state)
         except Violation:
@@ -181,6 +186,53 @@ class DirectWorld:
             if not given_up:
                 raise
             self.rules.completed(known, [*departed, *given_up], (), state)
+
+    def _completed_in_time(
+        self, writer: object, last: RendezvousState | None, state: RendezvousState
+    ) -> None:
+        """Check that a round had all its nodes, or all that are left, or its last call (R4)."""
+        assert isinstance(writer, SimNode)
+        assert state.world is not None
+        # Who does not fill a unit has joined, and waits again.
+        joined = state.participants.keys() | _surplus(last, state)
+        if len(joined) >= self.settings.max_nodes:
+            return
+        regroups = last is not None and last.regrouping_since is not None
+        others = [n for n in state.last_heartbeats if n not in joined and n not in state.stragglers]
+        if regroups and not others:
+            return
+        is_over = last is not None and writer.bounds.call_is_over(last.deadline)
+        require(is_over, "R4", "{} was complete before its last call was over", state.world.name)
+
+    def _stood_in_line(self, writer: object, last: RendezvousState, state: RendezvousState) -> None:
+        """Check that places are kept for long enough (R10), and that all wait in order (R5, R6)."""
+        assert isinstance(writer, SimNode)
+        node = writer.node
+        for survivor in last.survivors.keys() - state.survivors.keys() - {node}:
+            if survivor in state.last_heartbeats:
+                is_over = writer.bounds.regroup_is_over(last.regrouping_since)
+                require(is_over, "R10", "{} took {}'s place too early", node, survivor)
+        for before, after in _lists(last, state):
+            stood = [n for n in before if n in after and n != node]
+            stand = [n for n in after if n in before and n != node]
+            require(stood == stand, "R6", "{} stood in line, now as {}", stood, stand)
+        if node in state.wait_list and node not in last.wait_list:
+            is_last = next(reversed(state.wait_list)) == node
+            require(is_last, "R6", "{} has not come last: {}", node, [*state.wait_list])
+        self._was_next(node, last, state)
+
+    def _was_next(self, node: NodeDesc, last: RendezvousState, state: RendezvousState) -> None:
+        """Check that a node that enters a round, or is promoted, was the next (R5, R6)."""
+        placed = state.participants.keys() | state.survivors.keys() | _surplus(last, state)
+        left = self.settings.max_nodes - len(placed)
+        known = last.participants.keys() | last.survivors.keys()
+        has_entered = node in placed and node not in known
+        is_promoted = node in last.redundancy_list and node in state.wait_list
+        if has_entered or is_promoted:
+            line = [*last.wait_list, *last.redundancy_list]
+            still = [n for n in line if n in state.last_heartbeats and n != node]
+            late = overtaken(line, [node], still, left - is_promoted)
+            require(not late, "R5", "{} was served before {}", node, late)
 
     def _given_up(self, writer: object, last: RendezvousState) -> list[NodeDesc]:
         """Return the writer if it may have given its place up: it was late, or silent for too long.
@@ -445,3 +497,17 @@ class DirectWorld:
                     self.rules.may_close.add(reason)
                     self._verdicts[reason] = node.node
                     node.handle(node.end, reason)
+
+
+def _surplus(last: RendezvousState | None, state: RendezvousState) -> set[NodeDesc]:
+    """Return who had a place in an open round, and waits since it is complete."""
+    if last is None or last.complete or not state.complete:
+        return set()
+    return last.participants.keys() & state.redundancy_list.keys()
+
+
+def _lists(
+    last: RendezvousState, state: RendezvousState
+) -> tuple[tuple[Collection[NodeDesc], Collection[NodeDesc]], ...]:
+    """Return those who wait, in order, before and after."""
+    return (last.wait_list, state.wait_list), (last.redundancy_list, state.redundancy_list)
