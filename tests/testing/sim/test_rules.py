@@ -9,7 +9,8 @@ import pytest
 
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import RendezvousState, World
-from quorate.testing.sim.rules import WorldRules
+from quorate.testing.sim.process import Asleep
+from quorate.testing.sim.rules import WorldRules, violation_of
 from quorate.testing.sim.schedule import Schedule
 from quorate.testing.sim.trace import Trace, Violation
 from tests.core.support import make_settings, node
@@ -116,6 +117,18 @@ def test_r7_a_run_is_closed_for_a_reason_that_was_given_once() -> None:
         checks.state(msgspec.structs.replace(closed, closed_reason="again"))
     with broken("R7"):
         checks.state(state(world("a", "b")))
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), AssertionError("another"), Asleep("slept")])
+def test_an_error_that_ends_a_run_is_a_violation_with_its_origin(error: BaseException) -> None:
+    def play() -> None:
+        raise error
+
+    found = violation_of(play)
+    assert found is not None
+    assert found.rule == type(error).__name__
+    assert __file__ in found.what
+    assert str(error) in found.what
 
 
 def test_r12_a_former_incarnation_is_in_no_world() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from quorate.testing.sim.schedule import Schedule
+import pytest
+
+from quorate.testing.sim import schedule as module
+from quorate.testing.sim.schedule import Livelock, Schedule
 
 
 def test_calls_come_in_the_order_of_their_moments() -> None:
@@ -17,6 +20,18 @@ def test_calls_come_in_the_order_of_their_moments() -> None:
     schedule.run_until(3)
     assert seen[-1] == "late"
     assert schedule.calls == 4
+
+
+def test_what_does_not_come_to_rest_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CALLS_MAX", 10)
+    schedule = Schedule(1)
+
+    def again() -> None:
+        schedule.after(0.0, again)
+
+    schedule.after(1, again)
+    with pytest.raises(Livelock, match=r"1\.000 s"):
+        schedule.run_until(2)
 
 
 def test_chance_follows_from_the_seed() -> None:

@@ -8,7 +8,14 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-__all__ = ["Schedule"]
+__all__ = ["Livelock", "Schedule"]
+
+# Ten times what the busiest of ten thousand runs takes.
+CALLS_MAX = 300_000
+
+
+class Livelock(Exception):
+    """Things go on happening, more of them than in any run that gets anywhere."""
 
 
 class Schedule:
@@ -40,11 +47,17 @@ class Schedule:
         heappush(self._heap, (self.now_s + delay_s, next(self._order), call, arguments))
 
     def run_until(self, until_s: float) -> None:
-        """Let time pass until a moment."""
+        """Let time pass until a moment.
+
+        Raises:
+            Livelock: More than `CALLS_MAX` calls were made in all.
+        """
         heap = self._heap
         while heap and heap[0][0] <= until_s:
             self.now_s, _, call, arguments = heappop(heap)
             self.calls += 1
+            if self.calls > CALLS_MAX:
+                raise Livelock(f"{CALLS_MAX} events, and it is {self.now_s:.3f} s: {call}")
             call(*arguments)
         self.now_s = until_s
 
