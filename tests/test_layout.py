@@ -227,13 +227,19 @@ FLOORS: dict[str, str] = {
         testing.sim.network
         testing.sim.result
         testing.sim.setting
+        testing.sim.ranks
         testing.sim.rules
+        testing.sim.gathering
         testing.sim.line
+        testing.sim.reasons
+        testing.sim.engine
         testing.sim.ledger
         testing.sim.coordinator
         testing.sim.seat
         testing.sim.agent
         testing.sim.beliefs
+        testing.sim.endings
+        testing.sim.patience
         testing.sim.watch
         testing.sim.operator
         testing.sim.havoc

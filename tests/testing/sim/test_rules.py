@@ -119,6 +119,25 @@ def test_r7_a_run_is_closed_for_a_reason_that_was_given_once() -> None:
         checks.state(state(world("a", "b")))
 
 
+def test_r7_a_run_is_closed_once_all_members_have_finished() -> None:
+    checks = rules()
+    reason = "succeeded: all nodes of round 0 have finished"
+    closed = state(world("a", "b"), closed=True, closed_reason=reason)
+    checks.finished.add(node("a"))
+    with broken("R7"):
+        checks.state(closed)
+    checks.finished.add(node("b"))
+    checks.state(closed)
+
+
+@pytest.mark.parametrize("policy", ["sorted", "hint", "topology"])
+def test_r3_every_policy_is_kept(policy: str) -> None:
+    checks = rules(rank_policy=policy)
+    checks.completed(world("b", "a"), (), (), state(world("a", "b", number=1)))
+    with broken("R3"):
+        checks.completed(world("b", "a"), (), (), state(world("b", "a", number=1)))
+
+
 @pytest.mark.parametrize("error", [KeyError("a bug"), AssertionError("another"), Asleep("slept")])
 def test_an_error_that_ends_a_run_is_a_violation_with_its_origin(error: BaseException) -> None:
     def play() -> None:

@@ -67,7 +67,7 @@ class Listener(Protocol):
         ...
 
     def failed(self, agent: SimAgent, error: RendezvousError) -> None:
-        """Look at an error in which a join ended."""
+        """Look at an error in which a join ended, or the whole session."""
         ...
 
 
@@ -93,6 +93,8 @@ class SimAgent(Peer):
         stuck: Whether its caller does not react, while the attachment goes on.
         over: Whether the caller does not want to join again.
         outcome: The error in which its last join ended.
+        asked_s: When it has asked for a place last, in true time.
+        limit_s: For how long it wanted to wait then.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class SimAgent(Peer):
         self.stuck = False
         self.over = False
         self.outcome: RendezvousError | None = None
+        self.asked_s = self.limit_s = 0.0
         self.slow_s = 0.0
         self._interval_s = settings.keep_alive_interval
         self._machines = {machine.name: machine for machine in endpoints}
@@ -146,6 +149,7 @@ class SimAgent(Peer):
             return
         after = None if self.place is None else self.place.world
         limit_s = self.settings.join_timeout if timeout_s is None else timeout_s
+        self.asked_s, self.limit_s = self.schedule.now_s, limit_s
         self.joining = self._ask(lambda id: Join(id, after, limit_s, self.profile))
 
     def give_up(self) -> None:
@@ -253,7 +257,8 @@ class SimAgent(Peer):
             self._connection.send(self, output)
         for outcome in attachment.take_outcomes():
             self._settle(outcome.request_id, outcome.answer, outcome.error)
-        if attachment.phase is Phase.ENDED:
+        if attachment.error is not None and self.alive:
+            self._listener.failed(self, attachment.error)
             self.kill(Ending.FINISH)
         elif attachment.waiting and self.is_working:
             self.come_back()

@@ -88,6 +88,7 @@ class SimWorld:
         self._endpoints = machines
         self.coordinators = [self._new_coordinator(machine) for machine in machines]
         self.operator = SimOperator(self, machines, self._token)
+        self.watch.endings.commands = self.operator.commands
         self._havoc = Havoc(self)
 
     def run(self) -> SimResult:
@@ -290,7 +291,21 @@ class SimWorld:
             told = told or agent.returning or agent.joining is not None
             told = told or agent.holding != held[agent]
             require(told, "R8", "{} was not told of the loss of {}", agent.node, lost.node)
+            self._is_told_why(agent, lost)
         self._progress("after a loss")
+
+    def _is_told_why(self, agent: SimAgent, lost: SimAgent) -> None:
+        """Check that whoever still holds the world that was broken knows whom it has lost (R8)."""
+        state, attachment = self.state(), agent.attachment
+        if state is None or state.closed or lost.node not in state.departed:
+            return
+        is_idle = agent.alive and agent.joining is None and agent.node not in state.departed
+        lacks_it = state.world is not None and agent.holding == state.world.name
+        if is_idle and lacks_it and attachment.waiting:
+            why = attachment.changed_reason
+            # Of many, some are named.
+            named = str(lost.node) in why or why.endswith(" more")
+            require(named, "R8", "{} heard {!r}, not of {}", agent.node, why, lost.node)
 
     def _replace_the_gone(self) -> None:
         """Let there be enough nodes for a round, so that progress can be demanded."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from quorate.coordinator.engine import Batch, Engine
 from quorate.coordinator.entrance.door import Door, Keys
 from quorate.coordinator.runs.outbox import Send
 from quorate.errors import RendezvousAuthenticationError, RendezvousProtocolError
+from quorate.testing.sim.engine import SimEngine
 from quorate.testing.sim.ledger import SimLedger
 from quorate.testing.sim.network import Connection, Ending, Network, Peer
 from quorate.testing.sim.process import Machine
@@ -40,7 +42,7 @@ class Watcher(Protocol):
         ...
 
     def before(self, coordinator: SimCoordinator) -> None:
-        """Look at the state before what has been handed in has its consequences."""
+        """Look at the state before a message is handled, time passes, or consequences are drawn."""
         ...
 
     def after(self, coordinator: SimCoordinator) -> None:
@@ -150,9 +152,7 @@ class SimCoordinator(Peer):
                     self._redirect(connection)
                     return
                 if request is not None and self.engine is not None:
-                    self._watcher.before(self)
                     self.engine.receive(connection.number, request)
-                    self._watcher.after(self)
         except (RendezvousProtocolError, RendezvousAuthenticationError) as error:
             answer = failure(0, error)
             connection.send(self, frame(encode(Refused(answer.code, answer.message))))
@@ -183,9 +183,7 @@ class SimCoordinator(Peer):
         if engine is None:
             return
         engine.carry_on()
-        self._watcher.before(self)
         batch = engine.take_batch()
-        self._watcher.after(self)
         self._send(engine.take_sends())
         for _, event in engine.take_events():
             self._watcher.happened(self, event.text)
@@ -225,7 +223,9 @@ class SimCoordinator(Peer):
         """Load what is stored, and decide from now on."""
         self.started_s = self.schedule.now_s
         self._is_storing = False
-        self.engine = Engine(
+        self.engine = SimEngine(
+            partial(self._watcher.before, self),
+            partial(self._watcher.after, self),
             dict(self.ledger.records),
             self.machine,
             self._mint,

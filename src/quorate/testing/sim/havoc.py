@@ -314,10 +314,7 @@ class Havoc:
         if agent is None or agent.frozen:
             return
         self._trace.fault("member finishes", str(agent.node))
-        for number in range(500):
-            self._world.watch.rules.may_close.add(
-                f"{SUCCEEDED}: all nodes of round {number} have finished"
-            )
+        self._world.watch.rules.finished.add(agent.node)
         agent.handle(agent.finish)
 
     def _stranger(self) -> None:

@@ -62,6 +62,9 @@ class SimOperator(Peer):
         world: The world that it acts on.
         endpoints: The machines of the coordinators.
         token: The coordinators' token, if they have one.
+
+    Attributes:
+        commands: What it has asked for.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class SimOperator(Peer):
         self._endpoints = endpoints
         self._token = token
         self._numbers = count(1)
+        self.commands: list[OperatorRequest] = []
         self._asked: list[OperatorRequest] = []
         self._sessions: dict[int, Attachment] = {}
 
@@ -158,6 +162,7 @@ class SimOperator(Peer):
 
     def _say(self, request: OperatorRequest) -> None:
         self._world.trace.fault("operator's command", "operator", "{}", request)
+        self.commands.append(request)
         self._asked.append(request)
         # It may be the one that does not decide; then nothing comes of it.
         self.network.dial(self, self.schedule.random.choice(self._endpoints))

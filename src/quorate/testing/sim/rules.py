@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from traceback import format_exception
 
-from quorate.core.node import NodeDesc, natural_order
+from quorate.core.node import NodeDesc
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, RendezvousState, World, WorldName, check
 from quorate.errors import RendezvousStateError
 from quorate.testing.sim.process import Asleep
+from quorate.testing.sim.ranks import ranks_due
 from quorate.testing.sim.trace import Trace, Violation
+from quorate.wire.messages import SUCCEEDED
 
 __all__ = ["WorldRules", "require", "violation_of"]
 
@@ -59,11 +61,13 @@ class WorldRules:
     Attributes:
         worlds: The record of every world that was seen.
         may_close: The reasons for which somebody has asked to close the run.
+        finished: The nodes that have said that their work is done.
     """
 
     def __init__(self, settings: RendezvousSettings, trace: Trace) -> None:
         self.worlds: dict[WorldName, World] = {}
         self.may_close: set[str] = set()
+        self.finished: set[NodeDesc] = set()
         self._settings = settings
         self._trace = trace
         self._digests: dict[WorldName, tuple[str, int]] = {}
@@ -133,11 +137,22 @@ class WorldRules:
         if state.desired_nodes is None and not members.issubset(old):
             passed_over = [n for n in kept if n not in members and n in state.last_heartbeats]
             require(not passed_over, "R5", "{} were passed over in {}", passed_over, after.name)
-        if self._settings.rank_policy == "stable":
-            survivors = {node: rank for rank, node in enumerate(old) if node in members}
-            for node in departed:
-                survivors.pop(node, None)
-            self._steady(after, survivors)
+        survivors = {node: rank for rank, node in enumerate(old) if node in members}
+        for node in departed:
+            survivors.pop(node, None)
+        policy, profiles = (
+            self._settings.rank_policy,
+            dict(zip(after.members, after.profiles, strict=True)),
+        )
+        due = ranks_due(policy, profiles, survivors)
+        require(
+            list(after.members) == due,
+            "R3",
+            "{} is {}, should be {}",
+            after.name,
+            after.members,
+            due,
+        )
 
     def _lives_follow_each_other(self, world: World) -> None:
         """Check that no life of a node is in a world that has had an heir before (R12)."""
@@ -150,19 +165,6 @@ class WorldRules:
             require(
                 lives[-1] == node, "R12", "{} is back in {}, in place of its heir", node, world.name
             )
-
-    def _steady(self, world: World, kept: dict[NodeDesc, int]) -> None:
-        ranks = {node: rank for rank, node in enumerate(world.members)}
-        size = len(world.members)
-        if not kept:
-            natural = sorted(world.members, key=natural_order)
-            require(list(world.members) == natural, "R3", "{} is not in natural order", world.name)
-            return
-        first = min(kept, key=lambda node: kept[node])
-        require(ranks[first] == 0, "R3", "{} should lead {}", first, world.name)
-        for node, rank in kept.items():
-            if node != first and rank < size:
-                require(ranks[node] == rank, "R3", "{} lost rank {} in {}", node, rank, world.name)
 
     def _record(self, world: World) -> None:
         known = self.worlds.get(world.name)
@@ -186,6 +188,10 @@ class WorldRules:
             same = state.closed_reason == reason
             require(same, "R7", "closed for {!r}, then {!r}", reason, state.closed_reason)
         elif state.closed:
-            asked = state.closed_reason in self.may_close
-            require(asked, "R7", "nobody asked to close the run for {!r}", state.closed_reason)
-            self._closed[state.epoch] = state.closed_reason
+            reason = state.closed_reason
+            if state.world is not None and self.finished.issuperset(state.world.members):
+                number = state.world.round
+                self.may_close.add(f"{SUCCEEDED}: all nodes of round {number} have finished")
+            asked = reason in self.may_close
+            require(asked, "R7", "nobody asked to close the run for {!r}", reason)
+            self._closed[state.epoch] = reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,11 +15,15 @@ from quorate.coordinator.runs.store import ROUNDS_KEPT
 from quorate.core.node import NodeDesc
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import Place, RendezvousState, World, WorldName
-from quorate.errors import RendezvousClosedError, RendezvousError
+from quorate.errors import RendezvousClosedError, RendezvousError, RendezvousTimeoutError
 from quorate.testing.sim.agent import RUN, SimAgent
 from quorate.testing.sim.beliefs import Beliefs
 from quorate.testing.sim.coordinator import SimCoordinator
+from quorate.testing.sim.endings import Endings
+from quorate.testing.sim.gathering import Gathering, wanted
 from quorate.testing.sim.ledger import SimLedger
+from quorate.testing.sim.line import overtaken
+from quorate.testing.sim.patience import Patience
 from quorate.testing.sim.rules import WorldRules, require
 from quorate.testing.sim.schedule import Schedule
 from quorate.testing.sim.trace import Trace
@@ -54,6 +59,33 @@ TICKS_S = 1.5
 _Nodes = tuple[NodeDesc, ...]
 
 
+class _Before(NamedTuple):
+    """What matters of a state, copied before anything happens to it."""
+
+    epoch: str = ""
+    world: World | None = None
+    regroups: bool = False
+    departed: _Nodes = ()
+    kept: _Nodes = ()
+    placed: _Nodes = ()
+    wait_list: _Nodes = ()
+    spares: _Nodes = ()
+
+
+def _copied(state: RendezvousState) -> _Before:
+    regroups = state.complete or state.regrouping_since is not None
+    return _Before(
+        state.epoch,
+        state.world,
+        regroups,
+        tuple(state.departed),
+        tuple(state.survivors),
+        tuple(state.participants),
+        tuple(state.wait_list),
+        tuple(state.redundancy_list),
+    )
+
+
 @lru_cache(maxsize=4)
 def _loaded(records: tuple[tuple[str, bytes], ...]) -> RendezvousState:
     return StoredState(RUN).load(dict(records))
@@ -71,51 +103,61 @@ class Watch:
         rules: What holds of worlds.
         agents: All agents there ever were, by their nodes' names.
         ledger: What the coordinators keep their runs in.
+        endings: Why agents may be turned away for good.
     """
 
     def __init__(self, schedule: Schedule, settings: RendezvousSettings, trace: Trace) -> None:
         self.rules = WorldRules(settings, trace)
         self.agents: dict[str, SimAgent] = {}
         self.ledger = SimLedger(schedule, self._stored)
+        self.endings = Endings(self.agents, settings.agreed)
         self._schedule = schedule
         self._settings = settings
         self._trace = trace
         self._sums: set[tuple[WorldName, int]] = set()
         self._adds: dict[WorldName, set[tuple[str, int]]] = {}
         self._values: dict[tuple[SimAgent, WorldName], bytes] = {}
-        self._before: tuple[str, World | None, _Nodes, _Nodes] = ("", None, (), ())
+        self._before = _Before()
         self._blamed: dict[str, list[SimAgent]] = {}
         self._verdicts: dict[str, NodeDesc] = {}
         self._open_since: tuple[object, float] | None = None
         self._called_since: tuple[object, float] | None = None
-        self._beliefs = Beliefs()
+        self._decider: SimCoordinator | None = None
+        self._gathering = Gathering(settings)
+        self._beliefs = Beliefs(settings)
+        self._patience = Patience(self.agents, settings.timeout.join.total_seconds())
 
     # What a coordinator does.
 
     def loaded(self, coordinator: SimCoordinator) -> None:
         """See `Watcher`: what was told to somebody is in what was loaded (R14)."""
         self._open_since = self._called_since = None
+        self._decider = coordinator
+        self._gathering = Gathering(self._settings)
         self._beliefs.forget()
+        self._patience.forget()
         self._trace.note(coordinator.name, "decides")
 
     def before(self, coordinator: SimCoordinator) -> None:
         """See `Watcher`."""
         run = _run_of(coordinator)
-        if run is not None:
-            state = run.state
-            departed, kept = tuple(state.departed), tuple(state.survivors)
-            self._before = (state.epoch, state.world, departed, kept)
+        self._before = _Before() if run is None else _copied(run.state)
+        self._look(coordinator, run)
 
     def after(self, coordinator: SimCoordinator) -> None:
         """See `Watcher`: a world that was completed just now follows from the last."""
         run = _run_of(coordinator)
         if run is None:
             return
-        state = run.state
-        epoch, world, departed, kept = self._before
-        if state.world is not None and state.world is not world:
-            last = world if epoch == state.epoch else None
-            self.rules.completed(last, departed, kept, state)
+        state, before = run.state, self._before
+        if state.world is not None and state.world is not before.world:
+            last = before.world if before.epoch == state.epoch else None
+            self.rules.completed(last, before.departed, before.kept, state)
+            if coordinator is self._decider:
+                self._in_time(run, before)
+        if before.epoch == state.epoch:
+            self._in_order(run, before)
+        self._look(coordinator, run)
         if not coordinator.is_certain():
             self._open_since = self._called_since = None
         elif state.agreed is not None:
@@ -138,6 +180,9 @@ class Watch:
         run = _run_of(coordinator)
         if run is not None and run.state.agreed is not None and coordinator.is_certain():
             self._beliefs.check(coordinator, run)
+            self._patience.check(run)
+            overdue = self._gathering.overdue(run.state)
+            require(not overdue, "R4", "{} is not complete, though {}", run.state.name, overdue)
 
     def happened(self, coordinator: SimCoordinator, text: str) -> None:
         """See `Watcher`: whoever is declared lost has given reason to (R9, R11)."""
@@ -157,6 +202,7 @@ class Watch:
 
     def judging(self, reason: str, asker: SimAgent) -> None:
         """Note who says how the job has ended: it closes the run of its own world only (R7)."""
+        self.endings.verdicts.add(asker.node)
         self._verdicts[reason] = asker.node
 
     def failing(self, reason: str, asker: SimAgent) -> None:
@@ -180,6 +226,11 @@ class Watch:
         if isinstance(error, RendezvousClosedError):
             told = error.reason in self.rules.may_close
             require(told, "R7", "{} was turned away for {!r}", agent.node, error.reason)
+        elif isinstance(error, RendezvousTimeoutError):
+            self._patience.timed_out(agent, self._schedule.now_s)
+        else:
+            rule = self.endings.broken_rule(agent, error)
+            require(not rule, rule, "{} was turned away: {!r}", agent.node, error)
 
     def stored(self, agent: SimAgent, request: StoreChange | GetValue, answer: Answer) -> None:
         """See `Listener`: every change was made once (R14)."""
@@ -209,9 +260,39 @@ class Watch:
         state = self._state()
         if state is not None and state.agreed is not None:
             self.rules.state(state)
+            self.endings.is_closed |= state.closed
             if state.closed and state.world is not None:
                 self._no_symptom(state, state.world)
                 self._no_outsider(state, state.world)
+
+    def _look(self, coordinator: SimCoordinator, run: Run | None) -> None:
+        if run is not None and coordinator is self._decider:
+            self._gathering.look(run.state, run.now_s)
+            self._beliefs.look(run)
+            self._patience.look(run)
+
+    def _in_time(self, run: Run, before: _Before) -> None:
+        """Check that a round is not complete before it should be (R4)."""
+        regroups = before.regroups and before.epoch == run.state.epoch
+        why = self._gathering.too_early(run.state, run.now_s, before.kept, regroups)
+        require(not why, "R4", "{} is complete, though {}", run.state.name, why)
+
+    def _in_order(self, run: Run, before: _Before) -> None:
+        """Check that places, and prospects of one, go to those who came first (R5, R6)."""
+        state = run.state
+        if not (before.wait_list or before.spares):
+            return
+        waiting = [node for node in (*state.wait_list, *state.redundancy_list) if _asks(run, node)]
+        placed = {*before.placed, *before.kept}
+        entered = [node for node in state.participants if node not in placed]
+        left = wanted(state, self._settings) - len(state.participants) - len(state.survivors)
+        line = (*before.wait_list, *before.spares)
+        passed_over = overtaken(line, entered, waiting, left)
+        require(not passed_over, "R5", "{} got the places of {}", entered, passed_over)
+        promoted = [node for node in state.wait_list if node in before.spares]
+        spares = [node for node in waiting if node in state.redundancy_list]
+        passed_over = overtaken(before.spares, promoted, spares, left - len(state.wait_list))
+        require(not passed_over, "R6", "{} were promoted before {}", promoted, passed_over)
 
     def _no_symptom(self, state: RendezvousState, world: World) -> None:
         """Check that a failure has not closed the run that a loss had caused (R7)."""
@@ -285,6 +366,11 @@ class Watch:
 
 def _run_of(coordinator: SimCoordinator) -> Run | None:
     return None if coordinator.engine is None else coordinator.engine.runs.get(RUN)
+
+
+def _asks(run: Run, node: NodeDesc) -> bool:
+    session = run.sessions.get(node)
+    return session is not None and session.join is not None
 
 
 def _since(
