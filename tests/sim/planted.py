@@ -19,7 +19,7 @@ import msgspec
 
 from quorate import holder
 from quorate.coordinator.engine import GAP_MAX_S, Engine
-from quorate.coordinator.runs import roll, rounds, run
+from quorate.coordinator.runs import herald, roll, rounds, run
 from quorate.coordinator.runs.herald import Herald
 from quorate.coordinator.runs.joins import Joins
 from quorate.coordinator.runs.run import Run
@@ -28,13 +28,18 @@ from quorate.core import completion, ops, transitions
 from quorate.core.action import Action, Decision
 from quorate.core.observer import Observer
 from quorate.core.state import World, capacity
-from quorate.errors import RendezvousConnectionError
+from quorate.errors import (
+    RendezvousConnectionError,
+    RendezvousEvictedError,
+    RendezvousSettingsError,
+)
 from quorate.executor import DistributedRendezvousOpExecutor
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.joining import Joining
 from quorate.testing.sim import SimResult
 from quorate.testing.sim.campaign import WAYS
-from quorate.wire.messages import Flag
+from quorate.testing.sim.coordinator import SimCoordinator
+from quorate.wire.messages import SUCCEEDED, Flag
 
 __all__ = ["PLANTED", "Planted", "first_violation"]
 
@@ -568,6 +573,273 @@ def reason_kept_over_a_reset() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def newcomers_kept_out() -> Iterator[None]:
+    """Whoever comes while a world is complete is told that it is kept out of the run."""
+
+    def make(real: Any) -> Any:
+        def join(self: Run, session: Any, request: Any) -> None:
+            if self.state.complete and session.node not in self.state.participants:
+                raise RendezvousEvictedError("kept out for no reason")
+            real(self, session, request)
+
+        return join
+
+    with instead(Run, "join", make):
+        yield
+
+
+@contextmanager
+def right_settings_refused() -> Iterator[None]:
+    """Some nodes that come back are told that their settings differ."""
+
+    def make(real: Any) -> Any:
+        def attach(self: Run, connection: int, hello: Any) -> Any:
+            if hello.node in self.sessions and hello.node.pid % 3 == 0:
+                raise RendezvousSettingsError("min_nodes differs: it is 2 here and 2 there.")
+            return real(self, connection, hello)
+
+        return attach
+
+    with instead(Run, "attach", make):
+        yield
+
+
+@contextmanager
+def others_replaced() -> Iterator[None]:
+    """Whoever comes back is told that a newer life of it has come."""
+
+    def make(real: Any) -> Any:
+        def attach(self: Run, connection: int, hello: Any) -> Any:
+            if hello.node in self.sessions and hello.node.pid % 3 == 0:
+                raise self._roll.replaced_error("", hello.node, "somebody")
+            return real(self, connection, hello)
+
+        return attach
+
+    with instead(Run, "attach", make):
+        yield
+
+
+@contextmanager
+def no_last_call() -> Iterator[None]:
+    """A round is complete as soon as there are enough nodes."""
+    with patch.object(completion, "last_call_remaining_s", lambda ctx: 0.0):
+        yield
+
+
+@contextmanager
+def full_round_waits() -> Iterator[None]:
+    """A round in which there are all nodes that it may have waits for its last call."""
+
+    def make(real: Any) -> Any:
+        def try_to_complete(self: Any) -> bool:
+            remaining_s = completion.last_call_remaining_s(self._roll.anyone())
+            return remaining_s <= 0 and real(self)
+
+        return try_to_complete
+
+    def make_larger(real: Any) -> Any:
+        def _add_to_participants(ctx: Any, decision: Any) -> None:
+            with patch.object(transitions, "capacity", lambda state, settings: sys.maxsize):
+                real(ctx, decision)
+
+        return _add_to_participants
+
+    real = transitions.TRANSITIONS[Action.ADD_TO_PARTICIPANTS]
+    table = {**transitions.TRANSITIONS, Action.ADD_TO_PARTICIPANTS: make_larger(real)}
+    with (
+        patch.object(transitions, "TRANSITIONS", table),
+        instead(rounds.Rounds, "try_to_complete", make),
+        patch.object(ops, "completion", lambda ctx: completion._wait("", "later")),
+    ):
+        yield
+
+
+@contextmanager
+def newest_first() -> Iterator[None]:
+    """Places that fall free go to those who came last."""
+
+    def line(state: Any) -> list[Any]:
+        return [*state.wait_list, *state.redundancy_list][::-1]
+
+    def may_enter(ctx: Any) -> bool:
+        state = ctx.state
+        free = completion.room(state, ctx.settings)
+        waiting = line(state)
+        if ctx.node in state.survivors or free > len(waiting):
+            return True
+        return ctx.node in waiting[: max(free, 0)]
+
+    def in_line(self: Joins) -> Iterator[Any]:
+        for node in line(self._roll.state):
+            session = self._roll.sessions.get(node)
+            if session is not None and session.join is not None:
+                yield session
+
+    with patch.object(ops, "may_enter", may_enter), patch.object(Joins, "in_line", in_line):
+        yield
+
+
+@contextmanager
+def newest_spare_promoted() -> Iterator[None]:
+    """A place in the next world goes to the spare that came last."""
+
+    def _next_in_line(ctx: Any) -> bool:
+        state = ctx.state
+        free = ops.prospects(state, ctx.settings) - len(state.wait_list)
+        return free > 0 and ctx.node in [*state.redundancy_list][-free:]
+
+    def in_line(self: Joins) -> Iterator[Any]:
+        for queue in (self._roll.state.wait_list, self._roll.state.redundancy_list):
+            for node in list(queue):
+                session = self._roll.sessions.get(node)
+                if session is not None and session.join is not None:
+                    yield session
+
+    with patch.object(ops, "_next_in_line", _next_in_line), patch.object(Joins, "in_line", in_line):
+        yield
+
+
+def with_patience(limit_s: Callable[[float], float]) -> AbstractContextManager[Any]:
+    """Hold joins for another time than they ask for."""
+
+    def make(real: Any) -> Any:
+        def hold(self: Joins, session: Any, request: Any) -> None:
+            timeout_s = limit_s(request.timeout_s)
+            real(self, session, msgspec.structs.replace(request, timeout_s=timeout_s))
+
+        return hold
+
+    return instead(Joins, "hold", make)
+
+
+@contextmanager
+def join_given_up_early() -> Iterator[None]:
+    """A join ends after four seconds, whatever it has asked for."""
+    with with_patience(lambda limit_s: min(limit_s, 4.0)):
+        yield
+
+
+@contextmanager
+def join_never_given_up() -> Iterator[None]:
+    """A join whose time is over goes on waiting."""
+    with with_patience(lambda limit_s: 1e6):
+        yield
+
+
+@contextmanager
+def first_to_finish_closes() -> Iterator[None]:
+    """The first member whose work is done closes the run as if that held for all."""
+
+    def make(real: Any) -> Any:
+        def finish(self: Run, session: Any, request: Any) -> None:
+            real(self, session, request)
+            if self.state.finishing:
+                self._close(f"{SUCCEEDED}: all nodes of round {self.state.round} have finished")
+
+        return finish
+
+    with instead(Run, "finish", make):
+        yield
+
+
+@contextmanager
+def ranks_in_reverse() -> Iterator[None]:
+    """The policies that rank afresh in every round rank in reverse."""
+    from quorate.core import ranking
+
+    policies = {
+        name: policy if name == "stable" else lambda *given, rank=policy: rank(*given)[::-1]
+        for name, policy in ranking._POLICIES.items()
+    }
+    with patch.object(ranking, "_POLICIES", policies):
+        yield
+
+
+def other_reasons(make: Callable[[Any], Any]) -> AbstractContextManager[Any]:
+    """Put another function in the place of the one that counts reasons to regroup."""
+    return patch.object(herald, "nodes_waiting", make(herald.nodes_waiting))
+
+
+@contextmanager
+def surplus_untold() -> Iterator[None]:
+    """Members do not hear that the operator wants fewer of them."""
+
+    def make(real: Any) -> Any:
+        def nodes_waiting(ctx: Any, mine: Any) -> int:
+            wish, ctx.state.desired_nodes = ctx.state.desired_nodes, None
+            try:
+                return real(ctx, mine)  # type: ignore[no-any-return]
+            finally:
+                ctx.state.desired_nodes = wish
+
+        return nodes_waiting
+
+    with other_reasons(make):
+        yield
+
+
+@contextmanager
+def newcomers_at_once() -> Iterator[None]:
+    """One newcomer is a reason to regroup, before it has waited for a last call."""
+
+    def make(real: Any) -> Any:
+        return lambda ctx, mine: real(ctx, mine, newcomers_at_once=True)
+
+    with other_reasons(make):
+        yield
+
+
+@contextmanager
+def newcomers_never() -> Iterator[None]:
+    """Newcomers that do not fill the world are no reason to regroup, however long they wait."""
+
+    def newcomers_due_in_s(ctx: Any) -> float | None:
+        state = ctx.state
+        fill = len(state.wait_list) >= completion.room(state, ctx.settings)
+        return 0.0 if state.complete and state.wait_list and fill else None
+
+    with patch.object(completion, "newcomers_due_in_s", newcomers_due_in_s):
+        yield
+
+
+@contextmanager
+def loss_not_named() -> Iterator[None]:
+    """Survivors are told of a loss, and not who is gone."""
+    with patch.object(herald, "who_is_gone", lambda departed: "somebody has gone"):
+        yield
+
+
+@contextmanager
+def unexpected_error() -> Iterator[None]:
+    """A word that a member says ends its coordinator."""
+
+    def leave(self: Run, session: Any, request: Any) -> None:
+        raise KeyError(session.node)
+
+    with patch.object(Run, "leave", leave):
+        yield
+
+
+@contextmanager
+def endless_turns() -> Iterator[None]:
+    """A coordinator that was told that somebody leaves does not come to rest."""
+
+    def make(real: Any) -> Any:
+        def turn_over(self: SimCoordinator) -> None:
+            real(self)
+            if self.engine is not None and any(
+                run.state.departed for run in self.engine.runs.values()
+            ):
+                self.schedule.after(0.0, self.handle, lambda: None)
+
+        return turn_over
+
+    with instead(SimCoordinator, "turn_over", make):
+        yield
+
+
 class Planted(NamedTuple):
     """A planted bug.
 
@@ -630,6 +902,23 @@ PLANTED = {
     "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 197),
     "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 29),
     "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 14),
+    "newcomers_kept_out": Planted("coordinated", newcomers_kept_out, ("R7",), 2),
+    "right_settings_refused": Planted("coordinated", right_settings_refused, ("R13",), 3),
+    "others_replaced": Planted("coordinated", others_replaced, ("R12",), 3),
+    "no_last_call": Planted("coordinated", no_last_call, ("R4",), 1),
+    "full_round_waits": Planted("coordinated", full_round_waits, ("R4",), 1),
+    "newest_first": Planted("coordinated", newest_first, ("R5",), 2),
+    "newest_spare_promoted": Planted("coordinated", newest_spare_promoted, ("R6",), 2),
+    "join_given_up_early": Planted("coordinated", join_given_up_early, ("R6",), 5),
+    "join_never_given_up": Planted("coordinated", join_never_given_up, ("R6",), 154),
+    "first_to_finish_closes": Planted("coordinated", first_to_finish_closes, ("R7",), 3),
+    "ranks_in_reverse": Planted("coordinated", ranks_in_reverse, ("R3",), 1),
+    "surplus_untold": Planted("coordinated", surplus_untold, ("R8",), 24),
+    "newcomers_at_once": Planted("coordinated", newcomers_at_once, ("R8",), 28),
+    "newcomers_never": Planted("coordinated", newcomers_never, ("R8",), 28),
+    "loss_not_named": Planted("coordinated", loss_not_named, ("R8",), 17),
+    "unexpected_error": Planted("coordinated", unexpected_error, ("KeyError",), 42),
+    "endless_turns": Planted("coordinated", endless_turns, ("Livelock",), 1),
 }
 
 
