@@ -657,6 +657,32 @@ def full_round_waits() -> Iterator[None]:
 
 
 @contextmanager
+def others_not_waited_for() -> Iterator[None]:
+    """A regroup is complete once its survivors are back, though others are about to join."""
+    with patch.object(completion, "_still_to_join", lambda ctx: 0):
+        yield
+
+
+@contextmanager
+def regroup_has_a_last_call() -> Iterator[None]:
+    """A regroup in which all are back waits for a last call."""
+    with patch.object(completion, "_still_to_join", lambda ctx: 1):
+        yield
+
+
+@contextmanager
+def stragglers_hurried() -> Iterator[None]:
+    """Members that are to come back have a second less than they were promised."""
+
+    def regroup_over(ctx: Any) -> bool:
+        remaining_s = completion.regroup_remaining_s(ctx)
+        return remaining_s is not None and remaining_s <= 1.0
+
+    with patch.object(rounds, "regroup_over", regroup_over):
+        yield
+
+
+@contextmanager
 def newest_first() -> Iterator[None]:
     """Places that fall free go to those who came last."""
 
@@ -907,6 +933,9 @@ PLANTED = {
     "others_replaced": Planted("coordinated", others_replaced, ("R12",), 3),
     "no_last_call": Planted("coordinated", no_last_call, ("R4",), 1),
     "full_round_waits": Planted("coordinated", full_round_waits, ("R4",), 1),
+    "others_not_waited_for": Planted("coordinated", others_not_waited_for, ("R4",), 59),
+    "regroup_has_a_last_call": Planted("coordinated", regroup_has_a_last_call, ("R4",), 1),
+    "stragglers_hurried": Planted("coordinated", stragglers_hurried, ("R10",), 5),
     "newest_first": Planted("coordinated", newest_first, ("R5",), 2),
     "newest_spare_promoted": Planted("coordinated", newest_spare_promoted, ("R6",), 2),
     "join_given_up_early": Planted("coordinated", join_given_up_early, ("R6",), 5),

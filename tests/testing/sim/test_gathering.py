@@ -9,7 +9,7 @@ import pytest
 from quorate.core.node import NodeDesc, NodeProfile
 from quorate.core.state import RendezvousState, World
 from quorate.testing.sim.gathering import Gathering, wanted
-from tests.core.support import LAST_CALL_S, make_settings, node
+from tests.core.support import LAST_CALL_S, REGROUP_S, make_settings, node
 
 SETTINGS = make_settings(2, 4)
 
@@ -86,6 +86,17 @@ def test_r4_who_does_not_fill_a_unit_has_come() -> None:
     settings = make_settings(2, 4, node_unit=2)
     state = complete("ab", "abc", redundancy_list=ranks("c"))
     assert not Gathering(settings).too_early(state, 0.0, [node("c")], True)
+
+
+def test_r10_who_is_late_had_all_its_time() -> None:
+    gathering, kept = Gathering(SETTINGS), [node("b")]
+    since: Any = "some time ago"
+    gathering.look(forming("a", "ab", survivors=ranks("b"), regrouping_since=since), 100.0)
+    gone = {"departed": {node("b"): "too late"}, "stragglers": ranks("b")}
+    assert gathering.dropped_early(forming("a", "ab", **gone), 99.0 + REGROUP_S, kept) == kept
+    assert not gathering.dropped_early(forming("a", "ab", **gone), 100.0 + REGROUP_S, kept)
+    let_go = forming("a", "ab", draining={node("b"): "by the operator"}, **gone)
+    assert not gathering.dropped_early(let_go, 101.0, kept)
 
 
 def test_r4_a_round_that_should_be_complete_is_seen() -> None:

@@ -1,4 +1,4 @@
-"""When a round should be complete (R4), in a reading of its own."""
+"""When a round should be complete (R4), and who is late (R10), in a reading of its own."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ class Gathering:
     def __init__(self, settings: RendezvousSettings) -> None:
         self._settings = settings
         self._enough: tuple[WorldName, float] | None = None
+        self._regroup: tuple[WorldName, float] | None = None
 
     def look(self, state: RendezvousState, now_s: float) -> None:
-        """Note since when there are enough nodes. Call it before anything happens, and after.
+        """Note since when there are enough nodes, and since when members come back.
+
+        Call it before anything happens, and after.
 
         Args:
             state: The state of the run.
@@ -42,6 +45,10 @@ class Gathering:
             self._enough = None
         elif self._enough is None or self._enough[0] != state.name:
             self._enough = (state.name, now_s)
+        if state.complete or not state.survivors:
+            self._regroup = None
+        elif self._regroup is None or self._regroup[0] != state.name:
+            self._regroup = (state.name, now_s)
 
     def too_early(
         self,
@@ -78,6 +85,22 @@ class Gathering:
         if called_s + ROUNDING_S >= last_call_s:
             return ""
         return f"others may still join, and the last call has lasted for {called_s} s"
+
+    def dropped_early(
+        self, state: RendezvousState, now_s: float, kept: Collection[NodeDesc]
+    ) -> list[NodeDesc]:
+        """Return who has lost its place for being late, and was not (R10). Call it before `look`.
+
+        Args:
+            state: The state of the run.
+            now_s: The coordinator's time.
+            kept: For whom places were kept just before.
+        """
+        since_s = self._regroup[1] if self._regroup is not None else now_s
+        if now_s - since_s + ROUNDING_S >= self._settings.timeout.regroup.total_seconds():
+            return []
+        late = state.stragglers.keys() & state.departed.keys()
+        return [node for node in kept if node in late and node not in state.draining]
 
     def overdue(self, state: RendezvousState) -> str:
         """Return why a round should be complete that is not, empty if it should not be.

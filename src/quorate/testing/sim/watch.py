@@ -157,6 +157,9 @@ class Watch:
                 self._in_time(run, before)
         if before.epoch == state.epoch:
             self._in_order(run, before)
+            if coordinator is self._decider and before.kept:
+                early = self._gathering.dropped_early(state, run.now_s, before.kept)
+                require(not early, "R10", "{} had more time to come back", early)
         self._look(coordinator, run)
         if not coordinator.is_certain():
             self._open_since = self._called_since = None
