@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["Livelock", "Schedule"]
 
-# Ten times what the busiest of ten thousand runs takes.
+# More than thirty times what a run of 40 nodes takes.
 CALLS_MAX = 300_000
 
 
