@@ -234,6 +234,7 @@ FLOORS: dict[str, str] = {
         testing.sim.reasons
         testing.sim.engine
         testing.sim.ledger
+        testing.sim.custody
         testing.sim.coordinator
         testing.sim.seat
         testing.sim.agent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -9,6 +10,7 @@ from quorate.coordinator.engine import Batch, Engine
 from quorate.coordinator.entrance.door import Door, Keys
 from quorate.coordinator.runs.outbox import Send
 from quorate.errors import RendezvousAuthenticationError, RendezvousProtocolError
+from quorate.testing.sim.custody import Custody
 from quorate.testing.sim.engine import SimEngine
 from quorate.testing.sim.ledger import SimLedger
 from quorate.testing.sim.network import Connection, Ending, Network, Peer
@@ -17,6 +19,7 @@ from quorate.testing.sim.schedule import Schedule
 from quorate.wire.frames import FRAME_BYTES_MAX, FrameReader, frame
 from quorate.wire.messages import (
     Hello,
+    Pong,
     Proven,
     Redirect,
     Refused,
@@ -47,6 +50,15 @@ class Watcher(Protocol):
 
     def after(self, coordinator: SimCoordinator) -> None:
         """Look at the state after that, before it is stored."""
+        ...
+
+    def vouching(self, coordinator: SimCoordinator, changes: Mapping[str, bytes | None]) -> None:
+        """Look at what will be stored when all is let out that is made by now.
+
+        Args:
+            coordinator: Whose engine it is.
+            changes: What is to be stored before.
+        """
         ...
 
     def telling(self, coordinator: SimCoordinator, connection: int, message: Reply) -> None:
@@ -110,7 +122,7 @@ class SimCoordinator(Peer):
         self.started_s = self.schedule.now_s
         self.ticked_s = self._ticks_s = self.schedule.now_s
         self._has_ticked = False
-        self._is_storing = False
+        self._custody = Custody()
         self.ledger = around.ledger
         self._watcher = around.watcher
         self.readers: dict[int, FrameReader] = {}
@@ -184,7 +196,14 @@ class SimCoordinator(Peer):
             return
         engine.carry_on()
         batch = engine.take_batch()
-        self._send(engine.take_sends())
+        sends = engine.take_sends()
+        if batch is not None:
+            self._custody.keep(batch)
+            self._watcher.vouching(self, batch.changes)
+        elif not self._custody.keeps and any(not isinstance(s.message, Pong) for s in sends):
+            self._watcher.vouching(self, {})
+        self._custody.let_out(sends)
+        self._send(sends)
         for _, event in engine.take_events():
             self._watcher.happened(self, event.text)
         if batch is not None:
@@ -194,7 +213,7 @@ class SimCoordinator(Peer):
         self._has_ticked = False
 
     def _is_idle(self, engine: Engine) -> bool:
-        return not (self._is_storing or self.withheld or engine.has_backlog)
+        return not (self._custody.keeps or self.withheld or engine.has_backlog)
 
     def is_certain(self) -> bool:
         """Return whether it is certain that nobody else decides (R17)."""
@@ -222,7 +241,7 @@ class SimCoordinator(Peer):
     def decide(self) -> None:
         """Load what is stored, and decide from now on."""
         self.started_s = self.schedule.now_s
-        self._is_storing = False
+        self._custody = Custody()
         self.engine = SimEngine(
             partial(self._watcher.before, self),
             partial(self._watcher.after, self),
@@ -254,7 +273,7 @@ class SimCoordinator(Peer):
             if engine is None or engine is not writing:
                 return
             if outcome == "stored":
-                self._is_storing = False
+                self._custody.release()
                 engine.settle(batch, certain=self.is_certain())
             elif outcome == "deposed":
                 self.deposed()
@@ -268,7 +287,6 @@ class SimCoordinator(Peer):
                 self.ledger.commit(self, self.fence, batch.changes, done)
 
         writing = self.engine
-        self._is_storing = True
         write()
 
     def _send(self, sends: list[Send]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,6 +46,9 @@ __all__ = ["Watch"]
 
 # How the keys begin that the state lies under.
 STATE_KINDS = (run_key(""), amendment_key("", 0)[:-2])
+
+# Where it counts who comes first (R3, R5).
+LINES = ("participants", "survivors", "wait_list", "redundancy_list")
 
 LOST = re.compile(r"lost (\S+): (its process ended|it was silent)")
 
@@ -89,6 +93,27 @@ def _copied(state: RendezvousState) -> _Before:
 @lru_cache(maxsize=4)
 def _loaded(records: tuple[tuple[str, bytes], ...]) -> RendezvousState:
     return StoredState(RUN).load(dict(records))
+
+
+def _state_in(records: Mapping[str, bytes | None]) -> RendezvousState | None:
+    """Return the state that a ledger holds, if it holds one; a key without a value is deleted."""
+    if records.get(run_key(RUN)) is None:
+        return None
+    return _loaded(
+        tuple(
+            (key, value)
+            for key, value in records.items()
+            if value is not None and key.startswith(STATE_KINDS)
+        )
+    )
+
+
+def _told_of(state: RendezvousState) -> dict[str, object]:
+    """Return all of a state that must be stored, with the order where it counts who came first."""
+    told = {name: getattr(state, name) for name in state.__struct_fields__}
+    told |= {f"order of {name}": list(told[name]) for name in LINES}
+    # How much is left of them is counted down, and stored from time to time (R9).
+    return told | {"bans": {who: ban.reason for who, ban in state.bans.items()}}
 
 
 class Watch:
@@ -165,6 +190,21 @@ class Watch:
             self._open_since = self._called_since = None
         elif state.agreed is not None:
             self._bounded(coordinator, state)
+
+    def vouching(self, coordinator: SimCoordinator, changes: Mapping[str, bytes | None]) -> None:
+        """See `Watcher`: all that is known is stored then (R14)."""
+        run = _run_of(coordinator)
+        if run is None or coordinator.fence != self.ledger.fence:
+            # What one that was deposed would store changes nothing.
+            return
+        state = _state_in({**self.ledger.records, **changes})
+        if state is None:
+            # A run begins with its first node, and is not worth storing before.
+            require(run.state.agreed is None, "R14", "nothing of {} is stored", run.state)
+            return
+        known, stored = _told_of(run.state), _told_of(state)
+        other = {name: (what, stored[name]) for name, what in known.items() if what != stored[name]}
+        require(not other, "R14", "what is known is not what is stored: {}", other)
 
     def telling(self, coordinator: SimCoordinator, connection: int, message: Reply) -> None:
         """See `Watcher`: whatever is told is stored (R14)."""
@@ -310,10 +350,7 @@ class Watch:
         require(is_member, "R7", "{} has closed the run, and is not in {}", asker, world.name)
 
     def _state(self) -> RendezvousState | None:
-        records = self.ledger.records
-        if run_key(RUN) not in records:
-            return None
-        return _loaded(tuple(item for item in records.items() if item[0].startswith(STATE_KINDS)))
+        return _state_in(self.ledger.records)
 
     def _answering(
         self, coordinator: SimCoordinator, connection: int, message: Number | Flag | Value
