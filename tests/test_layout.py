@@ -233,10 +233,12 @@ FLOORS: dict[str, str] = {
         testing.sim.line
         testing.sim.reasons
         testing.sim.engine
+        testing.sim.stores
         testing.sim.ledger
         testing.sim.custody
         testing.sim.coordinator
         testing.sim.seat
+        testing.sim.store_user
         testing.sim.agent
         testing.sim.beliefs
         testing.sim.endings

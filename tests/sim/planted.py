@@ -1,6 +1,6 @@
 """Bugs that are planted into the real code, to see that the simulator finds them.
 
-    python -m tests.sim.planted --planted answered_before_stored --seeds 1-5000
+    python -m tests.sim.planted --planted all_told_early --seeds 1-5000
 
 plays seeds until a rule is broken, and says which seed it was.
 """
@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from unittest.mock import patch
 
 import msgspec
 
 from quorate import holder
-from quorate.coordinator.engine import GAP_MAX_S, Engine
+from quorate.coordinator.engine import GAP_MAX_S, Engine, service
+from quorate.coordinator.ledgers.stored_state import StoredState
 from quorate.coordinator.runs import herald, roll, rounds, run
 from quorate.coordinator.runs.herald import Herald
 from quorate.coordinator.runs.joins import Joins
@@ -36,12 +37,34 @@ from quorate.errors import (
 from quorate.executor import DistributedRendezvousOpExecutor
 from quorate.holder import BackendRendezvousStateHolder
 from quorate.joining import Joining
+from quorate.stores.keyspace import Keyspace, Mutation
 from quorate.testing.sim import SimResult
 from quorate.testing.sim.campaign import WAYS
 from quorate.testing.sim.coordinator import SimCoordinator
-from quorate.wire.messages import SUCCEEDED, Flag
+from quorate.wire.messages import (
+    SUCCEEDED,
+    AddNumber,
+    Changed,
+    CompareSet,
+    DeleteKey,
+    Done,
+    Failed,
+    Flag,
+    Joined,
+    Number,
+    Probe,
+    Refused,
+    Report,
+    Value,
+    Waiting,
+    Welcome,
+    WorldRecord,
+)
 
 __all__ = ["PLANTED", "Planted", "first_violation"]
+
+
+Plant: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 def instead(owner: Any, name: str, make: Callable[[Any], Any]) -> AbstractContextManager[Any]:
@@ -101,22 +124,20 @@ def wall_clocks_compared() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def answered_before_stored() -> Iterator[None]:
-    """Agents are answered before the state is stored."""
+def told_early(kind: type) -> Plant:
+    """Messages of a kind are let out before they are stored."""
 
     def make(real: Any) -> Any:
         def take_batch(self: Any) -> Any:
             batch = real(self)
             if batch is not None:
-                self._ready += batch.sends
-                batch.sends.clear()
+                self._ready += [send for send in batch.sends if isinstance(send.message, kind)]
+                batch.sends[:] = [s for s in batch.sends if not isinstance(s.message, kind)]
             return batch
 
         return take_batch
 
-    with instead(Engine, "take_batch", make):
-        yield
+    return lambda: instead(Engine, "take_batch", make)
 
 
 @contextmanager
@@ -169,17 +190,93 @@ def round_number_reused() -> Iterator[None]:
 
 
 @contextmanager
-def store_change_made_twice() -> Iterator[None]:
+def node_not_stored() -> Iterator[None]:
+    """The last node that something has happened to is left out of what is stored."""
+
+    def make(real: Any) -> Any:
+        def changes(self: Any, state: Any, nodes: Any) -> Any:
+            return real(self, state, tuple(nodes)[:-1])
+
+        return changes
+
+    with instead(StoredState, "changes", make):
+        yield
+
+
+@contextmanager
+def operator_not_stored() -> Iterator[None]:
+    """What an operator does is not stored before something else happens to the run."""
+
+    def make(real: Any) -> Any:
+        def act(run: Run, request: Any) -> Done:
+            was_dirty = run.dirty
+            done = real(run, request)
+            run.dirty = was_dirty
+            return done  # type: ignore[no-any-return]
+
+        return act
+
+    with instead(service, "act", make):
+        yield
+
+
+def made_twice(kind: type) -> Plant:
     """A change whose answer was lost is made again when it is asked for again."""
 
     def make(real: Any) -> Any:
         def _change(self: Any, connection: int, session: str, request: Any, keyspace: Any) -> None:
-            self._results.pop(session, None)
+            if isinstance(request, kind):
+                self._results.pop(session, None)
             real(self, connection, session, request, keyspace)
 
         return _change
 
-    with instead(RunStore, "_change", make):
+    return lambda: instead(RunStore, "_change", make)
+
+
+@contextmanager
+def waiter_not_woken() -> Iterator[None]:
+    """Whoever waits for a key is not told when another one sets it."""
+    with patch.object(Keyspace, "_wake", lambda self, key: ()):
+        yield
+
+
+@contextmanager
+def waiter_woken_too_soon() -> Iterator[None]:
+    """Whoever waits for several keys is told once any of them is there."""
+
+    def _wake(self: Any, key: str) -> Any:
+        woken = tuple(self._waiters_of.get(key, ()))
+        for waiter in woken:
+            self.unpark(waiter)
+        return woken
+
+    with patch.object(Keyspace, "_wake", _wake):
+        yield
+
+
+@contextmanager
+def deletion_not_stored() -> Iterator[None]:
+    """A key that was deleted is there again once the coordinator has started anew."""
+
+    def make(real: Any) -> Any:
+        def delete(self: Any, key: str) -> Any:
+            return msgspec.structs.replace(real(self, key), changes={})
+
+        return delete
+
+    with instead(Keyspace, "delete", make):
+        yield
+
+
+@contextmanager
+def comparison_ignored() -> Iterator[None]:
+    """A value is replaced, whether it was the expected one or not."""
+
+    def compare_set(self: Any, key: str, expected: bytes, desired: bytes) -> Any:
+        return Mutation(desired, {key: desired}, self._put(key, desired))
+
+    with patch.object(Keyspace, "compare_set", compare_set):
         yield
 
 
@@ -440,7 +537,7 @@ def direct_members_not_waited_for() -> Iterator[None]:
         yield
 
 
-def with_patience(limit: Callable[[timedelta], timedelta]) -> AbstractContextManager[Any]:
+def with_direct_patience(limit: Callable[[timedelta], timedelta]) -> AbstractContextManager[Any]:
     """Let joins of the direct way wait for another time than they should."""
 
     def make(real: Any) -> Any:
@@ -452,14 +549,14 @@ def with_patience(limit: Callable[[timedelta], timedelta]) -> AbstractContextMan
 @contextmanager
 def direct_join_given_up_early() -> Iterator[None]:
     """In the direct way, a node gives up after four seconds, whatever it should wait for."""
-    with with_patience(lambda timeout: min(timeout, timedelta(seconds=4))):
+    with with_direct_patience(lambda timeout: min(timeout, timedelta(seconds=4))):
         yield
 
 
 @contextmanager
 def direct_join_never_given_up() -> Iterator[None]:
     """In the direct way, a node whose time is over goes on waiting."""
-    with with_patience(lambda timeout: timedelta(days=1)):
+    with with_direct_patience(lambda timeout: timedelta(days=1)):
         yield
 
 
@@ -877,37 +974,45 @@ class Planted(NamedTuple):
     """
 
     way: str
-    plant: Callable[[], AbstractContextManager[None]]
+    plant: Plant
     rules: tuple[str, ...]
     seed: int
 
 
 PLANTED = {
     "dead_member_deleted": Planted("coordinated", dead_member_deleted, ("R1", "R3", "R8"), 1),
-    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 14),
+    "world_of_what_is_left": Planted("coordinated", world_of_what_is_left, ("R1", "R2"), 76),
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
-    "answered_before_stored": Planted("coordinated", answered_before_stored, ("R14",), 1),
+    "all_told_early": Planted("coordinated", told_early(object), ("R14",), 1),
     "stale_incarnation_accepted": Planted(
         "coordinated", stale_incarnation_accepted, ("R8", "R12"), 2
     ),
-    "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 517),
+    "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 340),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 1),
-    "store_change_made_twice": Planted("coordinated", store_change_made_twice, ("R14",), 1),
+    "node_not_stored": Planted("coordinated", node_not_stored, ("R14",), 1),
+    "operator_not_stored": Planted("coordinated", operator_not_stored, ("R14",), 8),
+    "addition_made_twice": Planted("coordinated", made_twice(AddNumber), ("R14",), 11),
+    "comparison_made_twice": Planted("coordinated", made_twice(CompareSet), ("R14",), 318),
+    "deletion_made_twice": Planted("coordinated", made_twice(DeleteKey), ("R14",), 20),
+    "waiter_not_woken": Planted("coordinated", waiter_not_woken, ("R14",), 2),
+    "waiter_woken_too_soon": Planted("coordinated", waiter_woken_too_soon, ("R14",), 6),
+    "deletion_not_stored": Planted("coordinated", deletion_not_stored, ("R14",), 2),
+    "comparison_ignored": Planted("coordinated", comparison_ignored, ("R14",), 2),
     "lost_reply_written_again": Planted(
         "direct", lost_reply_written_again, ("R1", "R2", "R9", "R10"), 5
     ),
     "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 58),
     "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 1),
     "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 2),
-    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 37),
-    "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 6),
-    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 4651),
+    "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 25),
+    "epoch_used_again": Planted("coordinated", epoch_used_again, ("R1", "R2"), 22),
+    "judges_without_the_seat": Planted("coordinated", judges_without_the_seat, ("R17",), 89),
     "survivors_behind_newcomers": Planted("coordinated", survivors_behind_newcomers, ("R3",), 2),
     "failure_closes_at_once": Planted("coordinated", failure_closes_at_once, ("R7",), 1),
-    "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 4124),
-    "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 1394),
-    "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 27),
-    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 456),
+    "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 801),
+    "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 890),
+    "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 412),
+    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 108),
     "direct_round_without_last_call": Planted("direct", direct_round_without_last_call, ("R4",), 1),
     "direct_last_call_without_end": Planted("direct", direct_last_call_without_end, ("R4",), 1),
     "full_direct_round_waits": Planted("direct", full_direct_round_waits, ("R4",), 2),
@@ -925,9 +1030,9 @@ PLANTED = {
         "direct", direct_node_without_backend_stays, ("R11",), 7
     ),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
-    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 197),
-    "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 29),
-    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 14),
+    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 149),
+    "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 40),
+    "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 8),
     "newcomers_kept_out": Planted("coordinated", newcomers_kept_out, ("R7",), 2),
     "right_settings_refused": Planted("coordinated", right_settings_refused, ("R13",), 3),
     "others_replaced": Planted("coordinated", others_replaced, ("R12",), 3),
@@ -948,6 +1053,26 @@ PLANTED = {
     "loss_not_named": Planted("coordinated", loss_not_named, ("R8",), 17),
     "unexpected_error": Planted("coordinated", unexpected_error, ("KeyError",), 42),
     "endless_turns": Planted("coordinated", endless_turns, ("Livelock",), 1),
+}
+# The first seed that finds a message of each kind that an engine lets out.
+_TOLD_EARLY = {
+    Welcome: 1,
+    Refused: 2,
+    Joined: 1,
+    Failed: 9,
+    Flag: 1,
+    Number: 1,
+    Value: 1,
+    WorldRecord: 1,
+    Report: 398,
+    Done: 8,
+    Probe: 45,
+    Changed: 1,
+    Waiting: 6,
+}
+PLANTED |= {
+    f"{kind.__name__.lower()}_told_early": Planted("coordinated", told_early(kind), ("R14",), seed)
+    for kind, seed in _TOLD_EARLY.items()
 }
 
 

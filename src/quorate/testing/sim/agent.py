@@ -22,33 +22,35 @@ from quorate.errors import (
 from quorate.testing.sim.network import Connection, Ending, Network, Peer
 from quorate.testing.sim.process import Machine
 from quorate.testing.sim.schedule import Schedule
+from quorate.testing.sim.store_user import StoreUser
 from quorate.wire.messages import (
     ROLE_AGENT,
-    AddNumber,
     Answer,
     Close,
-    Failed,
     Finish,
     Flag,
-    GetValue,
+    GetWorld,
     Hello,
     Join,
     Joined,
     Leave,
     Request,
-    SetValue,
-    StoreChange,
+    StoreRequest,
+    WorldRecord,
 )
 
 __all__ = ["Listener", "SimAgent"]
 
 RUN = "run"
-COUNTER = "counter"
 
 # How long a caller may take to stop its workers, when it is quick.
 STOPPING_S = (0.0, 1.0)
 
 RETRY_S = 1.0
+
+# How likely it is that a caller asks its store again, and soon after it has joined for the record.
+AGAIN = 0.5
+LOOKS_UP = 0.1
 
 
 class Listener(Protocol):
@@ -58,12 +60,18 @@ class Listener(Protocol):
         """Look at a place that an agent was given."""
         ...
 
-    def asked(self, agent: SimAgent, request: StoreChange | GetValue) -> None:
+    def recorded(self, agent: SimAgent, record: WorldRecord) -> None:
+        """Look at the record of a world that an agent was given."""
+        ...
+
+    def asked(self, agent: SimAgent, request: StoreRequest) -> None:
         """Look at what a store is asked."""
         ...
 
-    def stored(self, agent: SimAgent, request: StoreChange | GetValue, answer: Answer) -> None:
-        """Look at the answer of a store."""
+    def stored(
+        self, agent: SimAgent, request: StoreRequest, answer: Answer | RendezvousError
+    ) -> None:
+        """Look at the answer of a store, or the error that it ended in."""
         ...
 
     def failed(self, agent: SimAgent, error: RendezvousError) -> None:
@@ -95,6 +103,7 @@ class SimAgent(Peer):
         outcome: The error in which its last join ended.
         asked_s: When it has asked for a place last, in true time.
         limit_s: For how long it wanted to wait then.
+        asking: The store request that is unanswered.
     """
 
     def __init__(
@@ -120,6 +129,7 @@ class SimAgent(Peer):
         self.over = False
         self.outcome: RendezvousError | None = None
         self.asked_s = self.limit_s = 0.0
+        self.asking: StoreRequest | None = None
         self.slow_s = 0.0
         self._interval_s = settings.keep_alive_interval
         self._machines = {machine.name: machine for machine in endpoints}
@@ -127,7 +137,8 @@ class SimAgent(Peer):
         self._listener = listener
         self._connection: Connection | None = None
         self.closing: int | None = None
-        self._changing: tuple[int, StoreChange | GetValue] | None = None
+        self._user = StoreUser(node.incarnation, schedule)
+        self._looking_up: int | None = None
         self.attachment = Attachment(
             self._hello,
             self._interval_s,
@@ -179,24 +190,13 @@ class SimAgent(Peer):
 
     def use_store(self) -> None:
         """Change or read the store of the world, one request at a time."""
-        if self.place is None or self._changing is not None:
+        if self.place is None or self.asking is not None:
             return
-        world, chance = self.place.world, self.schedule.random.random()
         id = self.attachment.next_id()
-        request: StoreChange | GetValue = AddNumber(id, world, COUNTER, 1)
-        own_key = f"key of {self.node.incarnation}"
-        if chance < 0.3:
-            request = SetValue(id, world, own_key, str(id).encode())
-        elif chance < 0.5:
-            request = GetValue(id, world, own_key, 1.0)
-        self._changing = (id, request)
+        request = self._user.draw(id, self.place.world)
+        self.asking = request
         self._listener.asked(self, request)
         self.attachment.request(id, request, self.machine.monotonic())
-
-    @property
-    def asking(self) -> StoreChange | GetValue | None:
-        """The store request that is unanswered."""
-        return None if self._changing is None else self._changing[1]
 
     @property
     def is_attached(self) -> bool:
@@ -285,6 +285,8 @@ class SimAgent(Peer):
                 self.place = answer.place
                 self._listener.placed(self, answer.place)
                 self.later(self.schedule.between(0.0, 0.5), self.use_store)
+                if self.schedule.chance(LOOKS_UP):
+                    self._looking_up = self._ask(GetWorld)
             elif error is not None:
                 self._fail(error)
         elif request_id == self.closing:
@@ -292,10 +294,23 @@ class SimAgent(Peer):
             if isinstance(answer, Flag) and not answer.value:
                 # The run goes on without this node: it has left.
                 self.kill(Ending.FINISH)
-        elif self._changing is not None and request_id == self._changing[0]:
-            request, self._changing = self._changing[1], None
-            if answer is not None and not isinstance(answer, Failed):
-                self._listener.stored(self, request, answer)
+        elif request_id == self._looking_up:
+            if isinstance(answer, WorldRecord):
+                self._listener.recorded(self, answer)
+        elif self.asking is not None and request_id == self.asking.id:
+            self._learn(self.asking, answer, error)
+
+    def _learn(
+        self, request: StoreRequest, answer: Answer | None, error: RendezvousError | None
+    ) -> None:
+        self.asking = None
+        if error is not None:
+            self._listener.stored(self, request, error)
+        elif answer is not None:
+            self._user.learn(request, answer)
+            self._listener.stored(self, request, answer)
+        if self.schedule.chance(AGAIN):
+            self.later(self.schedule.between(0.0, 0.3), self.use_store)
 
     def _fail(self, error: RendezvousError) -> None:
         self.outcome = error

@@ -184,6 +184,7 @@ class SimWorld:
         state = self.state()
         if state is not None and state.complete and not state.closed and self.schedule.chance(0.4):
             self._lose_one(state)
+        self.watch.stores.judge()
 
     def _restart(self, former: SimCoordinator) -> None:
         if former in self.coordinators:

@@ -337,7 +337,11 @@ class Havoc:
         agent = self._any_agent()
         if agent is None or self._schedule.now_s < self.until_s - 4.0:
             return
-        outcome = self._schedule.random.choice(("", SUCCEEDED, FAILED))
+        outcome = self._schedule.random.choice(("", SUCCEEDED, FAILED, None))
+        if outcome is None:
+            self._world.watch.rules.may_close.add("by the operator: enough")
+            self._world.operator.close("enough")
+            return
         reason = f"{agent.node} says {outcome or 'stop'}"
         self._trace.fault("close", str(agent.node), "{}", outcome)
         self._say(agent, reason, outcome)

@@ -1,10 +1,12 @@
-"""An operator who gives commands at random, over connections that fail like all others."""
+"""An operator who commands and looks at random, over connections that fail like all others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+import msgspec
 
 from quorate.coordinator.agent.attachment import Attachment
 from quorate.core.settings import PROTOCOL_VERSION, RendezvousSettings
@@ -17,14 +19,18 @@ from quorate.testing.sim.schedule import Schedule
 from quorate.testing.sim.trace import Trace
 from quorate.wire.messages import (
     ROLE_OPERATOR,
+    Close,
     Done,
     Drain,
     Evict,
     Hello,
+    History,
     Hold,
     OperatorRequest,
     Release,
+    Report,
     Scale,
+    Status,
 )
 
 __all__ = ["Operated", "SimOperator"]
@@ -36,6 +42,8 @@ BAN_S = (1.0, 10.0)
 AGAIN_S = 1.0
 
 INTERVAL_S = 5.0
+
+Command: TypeAlias = OperatorRequest | Close | Status | History
 
 
 class Operated(Protocol):
@@ -75,13 +83,14 @@ class SimOperator(Peer):
         self._endpoints = endpoints
         self._token = token
         self._numbers = count(1)
-        self.commands: list[OperatorRequest] = []
-        self._asked: list[OperatorRequest] = []
+        self.commands: list[Command] = []
+        self._asked: list[Command] = []
         self._sessions: dict[int, Attachment] = {}
 
     def act(self) -> None:
         """Give a command that is left to chance."""
-        self.schedule.random.choice((self._drain, self._evict, self._hold, self._scale))()
+        commands = (self._drain, self._evict, self._hold, self._scale, self._look)
+        self.schedule.random.choice(commands)()
 
     def drain(self, agent: SimAgent) -> None:
         """Let an agent leave when its world ends."""
@@ -90,6 +99,10 @@ class SimOperator(Peer):
     def scale(self, wish: int | None) -> None:
         """Wish for worlds of so many nodes; `None` for as many as there may be."""
         self._say(Scale(next(self._numbers), wish))
+
+    def close(self, reason: str) -> None:
+        """Close the run."""
+        self._say(Close(next(self._numbers), reason))
 
     def heal(self) -> None:
         """Take back what keeps a run from filling its rounds, until that is so."""
@@ -119,8 +132,10 @@ class SimOperator(Peer):
         connection.send(self, session.take_output())
         for outcome in session.take_outcomes():
             answer = outcome.answer
-            text = answer.text if isinstance(answer, Done) else str(outcome.error)
+            text = answer.text if isinstance(answer, Done) else outcome.error or answer
             self._world.trace.note("operator", "is told: {}", text)
+            if isinstance(answer, Report):
+                msgspec.json.decode(answer.text())
             connection.end(self, Ending.FINISH)
 
     def ended(self, connection: Connection, ending: Ending) -> None:
@@ -160,7 +175,11 @@ class SimOperator(Peer):
         units = range(settings.min_nodes, settings.max_nodes + 1, settings.node_unit)
         self.scale(None if self.schedule.chance(0.2) else self.schedule.random.choice(units))
 
-    def _say(self, request: OperatorRequest) -> None:
+    def _look(self) -> None:
+        number = next(self._numbers)
+        self._say(self.schedule.random.choice((Status(number, RUN), History(number, RUN))))
+
+    def _say(self, request: Command) -> None:
         self._world.trace.fault("operator's command", "operator", "{}", request)
         self.commands.append(request)
         self._asked.append(request)

@@ -15,7 +15,7 @@ from quorate.coordinator.runs.run import Run
 from quorate.coordinator.runs.store import ROUNDS_KEPT
 from quorate.core.node import NodeDesc
 from quorate.core.settings import RendezvousSettings
-from quorate.core.state import Place, RendezvousState, World, WorldName
+from quorate.core.state import Place, RendezvousState, World
 from quorate.errors import RendezvousClosedError, RendezvousError, RendezvousTimeoutError
 from quorate.testing.sim.agent import RUN, SimAgent
 from quorate.testing.sim.beliefs import Beliefs
@@ -27,19 +27,19 @@ from quorate.testing.sim.line import overtaken
 from quorate.testing.sim.patience import Patience
 from quorate.testing.sim.rules import WorldRules, require
 from quorate.testing.sim.schedule import Schedule
+from quorate.testing.sim.stores import Stores
 from quorate.testing.sim.trace import Trace
 from quorate.wire.messages import (
-    AddNumber,
     Answer,
     Changed,
     Flag,
-    GetValue,
     Joined,
     Number,
     Reply,
-    SetValue,
     StoreChange,
+    StoreRequest,
     Value,
+    WorldRecord,
 )
 
 __all__ = ["Watch"]
@@ -129,6 +129,7 @@ class Watch:
         agents: All agents there ever were, by their nodes' names.
         ledger: What the coordinators keep their runs in.
         endings: Why agents may be turned away for good.
+        stores: What holds of the stores of worlds.
     """
 
     def __init__(self, schedule: Schedule, settings: RendezvousSettings, trace: Trace) -> None:
@@ -136,12 +137,10 @@ class Watch:
         self.agents: dict[str, SimAgent] = {}
         self.ledger = SimLedger(schedule, self._stored)
         self.endings = Endings(self.agents, settings.agreed)
+        self.stores = Stores()
         self._schedule = schedule
         self._settings = settings
         self._trace = trace
-        self._sums: set[tuple[WorldName, int]] = set()
-        self._adds: dict[WorldName, set[tuple[str, int]]] = {}
-        self._values: dict[tuple[SimAgent, WorldName], bytes] = {}
         self._before = _Before()
         self._blamed: dict[str, list[SimAgent]] = {}
         self._verdicts: dict[str, NodeDesc] = {}
@@ -275,29 +274,21 @@ class Watch:
             rule = self.endings.broken_rule(agent, error)
             require(not rule, rule, "{} was turned away: {!r}", agent.node, error)
 
-    def stored(self, agent: SimAgent, request: StoreChange | GetValue, answer: Answer) -> None:
-        """See `Listener`: every change was made once (R14)."""
-        world = WorldName(*request.space)
-        if isinstance(request, AddNumber) and isinstance(answer, Number):
-            key = (world, answer.value)
-            require(key not in self._sums, "R14", "two additions to {} gave {}", *key)
-            asked = len(self._adds[world])
-            require(
-                answer.value <= asked, "R14", "{} of {} additions in {}", answer.value, asked, world
-            )
-            self._sums.add(key)
-        elif isinstance(request, SetValue):
-            self._values[(agent, world)] = request.value
-        elif isinstance(request, GetValue) and isinstance(answer, Value):
-            value = self._values.get((agent, world))
-            same = value is None or answer.value == value
-            require(same, "R14", "{} set {} and got {}", agent.node, value, answer.value)
+    def recorded(self, agent: SimAgent, record: WorldRecord) -> None:
+        """See `Listener`: a record is that of a world, which is stored (R1, R14)."""
+        world = record.world
+        known = None if world is None else self.rules.worlds.get(world.name)
+        require(known == world, "R1", "{} is told {}, stored is {}", agent.node, world, known)
 
-    def asked(self, agent: SimAgent, request: StoreChange | GetValue) -> None:
+    def stored(
+        self, agent: SimAgent, request: StoreRequest, answer: Answer | RendezvousError
+    ) -> None:
+        """See `Listener`: every change was made once (R14)."""
+        self.stores.answered(agent.node.incarnation, request, answer, self._schedule.now_s)
+
+    def asked(self, agent: SimAgent, request: StoreRequest) -> None:
         """See `Listener`."""
-        if isinstance(request, AddNumber):
-            asked = self._adds.setdefault(WorldName(*request.space), set())
-            asked.add((agent.node.incarnation, request.id))
+        self.stores.asked(agent.node.incarnation, request, self._schedule.now_s)
 
     def _stored(self) -> None:
         state = self._state()
@@ -356,9 +347,11 @@ class Watch:
         self, coordinator: SimCoordinator, connection: int, message: Number | Flag | Value
     ) -> None:
         agent = coordinator.connections[connection].client
-        assert isinstance(agent, SimAgent)
+        if not isinstance(agent, SimAgent):
+            # An operator who closes the run is answered with a flag too.
+            return
         asking = agent.asking
-        if asking is None or asking.id != message.id or isinstance(asking, GetValue):
+        if not isinstance(asking, StoreChange) or asking.id != message.id:
             return
         state = self._state()
         newest = state.world if state is not None else None
