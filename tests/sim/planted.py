@@ -886,6 +886,13 @@ def other_reasons(make: Callable[[Any], Any]) -> AbstractContextManager[Any]:
 
 
 @contextmanager
+def newcomers_make_up_the_number() -> Iterator[None]:
+    """A regroup waits for no last call, though it is complete only by its newcomers."""
+    with patch.object(completion, "_are_enough_back", lambda ctx: True):
+        yield
+
+
+@contextmanager
 def surplus_untold() -> Iterator[None]:
     """Members do not hear that the operator wants fewer of them."""
 
@@ -1047,6 +1054,13 @@ PLANTED = {
     "join_never_given_up": Planted("coordinated", join_never_given_up, ("R6",), 154),
     "first_to_finish_closes": Planted("coordinated", first_to_finish_closes, ("R7",), 3),
     "ranks_in_reverse": Planted("coordinated", ranks_in_reverse, ("R3",), 1),
+    "newcomers_make_up_the_number": Planted(
+        "coordinated", newcomers_make_up_the_number, ("R4",), 1
+    ),
+    "direct_newcomers_make_up_the_number": Planted(
+        "direct", newcomers_make_up_the_number, ("R4",), 1
+    ),
+    "direct_ranks_in_reverse": Planted("direct", ranks_in_reverse, ("R3",), 1),
     "surplus_untold": Planted("coordinated", surplus_untold, ("R8",), 24),
     "newcomers_at_once": Planted("coordinated", newcomers_at_once, ("R8",), 28),
     "newcomers_never": Planted("coordinated", newcomers_never, ("R8",), 28),

@@ -10,7 +10,7 @@ import pytest
 from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.node import NodeProfile
 from quorate.core.observer import Observer
-from quorate.core.state import RendezvousState
+from quorate.core.state import RendezvousState, World
 from quorate.testing import ManualClock
 from quorate.testing.sim.bounds import NodeBounds
 from quorate.testing.sim.trace import Violation
@@ -92,9 +92,12 @@ def test_r4_a_round_with_all_its_nodes_is_complete_at_once(one: One) -> None:
 
 def test_r4_a_regroup_for_which_nobody_is_missing_is_complete_at_once(one: One) -> None:
     one.there(A, B)
-    one.state.regrouping_since = one.clock.now()
+    one.state.world = World("e", 0, (A, B, C), (NodeProfile(),) * 3)
     breaks("R4", one.decides, WAITS)
     one.decides(COMPLETES)
+    one.state.departed[B] = "it has left, and come again"
+    one.decides(WAITS)
+    del one.state.departed[B]
     one.state.last_heartbeats[C] = one.clock.now()
     one.decides(WAITS)
     one.state.stragglers[C] = one.clock.now()

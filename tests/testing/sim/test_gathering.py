@@ -25,9 +25,13 @@ def forming(names: str, attached: str = "", **changes: Any) -> RendezvousState:
 
 def complete(names: str, attached: str = "", **changes: Any) -> RendezvousState:
     state = forming(names, attached, complete=True, **changes)
-    members = tuple(map(node, names))
-    state.world = World("e", 0, members, tuple(NodeProfile() for _ in members))
+    state.world = world_of(names)
     return state
+
+
+def world_of(names: str) -> World:
+    members = tuple(map(node, names))
+    return World("e", 0, members, tuple(NodeProfile() for _ in members))
 
 
 def gathered(names: str) -> Gathering:
@@ -37,9 +41,12 @@ def gathered(names: str) -> Gathering:
     return gathering
 
 
-def why_not(after_s: float, state: RendezvousState, kept: str = "", regroups: bool = False) -> str:
-    nodes = [node(name) for name in kept]
-    return gathered("ab").too_early(state, 100.0 + after_s, nodes, regroups)
+def why_not(
+    after_s: float, state: RendezvousState, kept: str = "", last: str = "", departed: str = ""
+) -> str:
+    kept_for, gone = [node(name) for name in kept], [node(name) for name in departed]
+    world = world_of(last) if last else None
+    return gathered("ab").too_early(state, 100.0 + after_s, kept_for, world, gone)
 
 
 def test_r4_the_size_is_what_the_operator_wants_within_limits() -> None:
@@ -61,31 +68,37 @@ def test_r4_others_have_the_last_call_to_come() -> None:
 
 def test_r4_the_last_call_begins_when_there_are_enough() -> None:
     gathering = gathered("a")
-    assert "0.0 s" in gathering.too_early(complete("abc"), 200.0, (), False)
+    assert "0.0 s" in gathering.too_early(complete("abc"), 200.0, (), None, ())
     gathering.look(forming("ab"), 150.0)
     gathering.look(forming("a"), 160.0)
     gathering.look(forming("ab"), 170.0)
-    assert "30.0 s" not in gathering.too_early(complete("ab"), 180.0, (), False)
-    assert gathering.too_early(complete("ab"), 180.0, (), False)
+    assert "30.0 s" not in gathering.too_early(complete("ab"), 180.0, (), None, ())
+    assert gathering.too_early(complete("ab"), 180.0, (), None, ())
 
 
 def test_r4_those_who_are_left_do_not_wait_for_the_last_call() -> None:
-    assert not why_not(0.0, complete("abc"), regroups=True)
-    assert "may still join" in why_not(0.0, complete("abc", "abcx"), regroups=True)
+    assert not why_not(0.0, complete("abc"), last="abc")
+    assert "may still join" in why_not(0.0, complete("abc", "abcx"), last="abc")
     late = complete("abc", "abcx", stragglers=ranks("x"))
-    assert not why_not(0.0, late, regroups=True)
+    assert not why_not(0.0, late, last="abc")
+
+
+def test_r4_those_who_are_left_must_be_enough_without_newcomers() -> None:
+    assert "last call" in why_not(0.0, complete("abc"), last="axy")
+    assert "last call" in why_not(0.0, complete("abc"), last="abx", departed="b")
+    assert not why_not(LAST_CALL_S, complete("abc"), last="axy")
 
 
 @pytest.mark.parametrize("after_s", [0.0, 2 * LAST_CALL_S])
 def test_r4_survivors_are_waited_for(after_s: float) -> None:
-    assert "come back" in why_not(after_s, complete("abc", "abcx"), kept="ax", regroups=True)
-    assert not why_not(2 * LAST_CALL_S, complete("abc"), kept="ax", regroups=True)
+    assert "come back" in why_not(after_s, complete("abc", "abcx"), kept="ax", last="abc")
+    assert not why_not(2 * LAST_CALL_S, complete("abc"), kept="ax", last="abc")
 
 
 def test_r4_who_does_not_fill_a_unit_has_come() -> None:
     settings = make_settings(2, 4, node_unit=2)
     state = complete("ab", "abc", redundancy_list=ranks("c"))
-    assert not Gathering(settings).too_early(state, 0.0, [node("c")], True)
+    assert not Gathering(settings).too_early(state, 0.0, [node("c")], world_of("abc"), ())
 
 
 def test_r10_who_is_late_had_all_its_time() -> None:
@@ -105,9 +118,10 @@ def test_r4_a_round_that_should_be_complete_is_seen() -> None:
     assert not gathering.overdue(forming("abcd", held=True))
     assert not gathering.overdue(complete("abcd"))
     assert not gathering.overdue(forming("abc"))
-    since: Any = "some time ago"
-    assert "left are back" in gathering.overdue(forming("abc", regrouping_since=since))
-    assert not gathering.overdue(forming("a", regrouping_since=since))
-    assert not gathering.overdue(forming("abc", "abcx", regrouping_since=since))
-    waiting = forming("abc", regrouping_since=since, survivors=ranks("x"))
-    assert not gathering.overdue(waiting)
+    last = world_of("abx")
+    assert "left are back" in gathering.overdue(forming("abc", world=last))
+    assert not gathering.overdue(forming("ac", world=last))
+    assert not gathering.overdue(forming("a", world=last))
+    assert not gathering.overdue(forming("abc", "abcx", world=last))
+    assert not gathering.overdue(forming("abc", world=last, survivors=ranks("x")))
+    assert not gathering.overdue(forming("abc", world=last, departed={node("b"): "it left"}))

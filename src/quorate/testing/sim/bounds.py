@@ -10,6 +10,7 @@ from quorate.core.action import Action, Decision, RendezvousContext
 from quorate.core.node import NodeDesc
 from quorate.core.settings import RendezvousSettings
 from quorate.core.state import RendezvousState
+from quorate.testing.sim.gathering import are_enough, still_to_join
 from quorate.testing.sim.rules import require
 
 __all__ = ["NodeBounds"]
@@ -128,7 +129,8 @@ class NodeBounds:
             return "has all its nodes"
         if joined < settings.min_nodes or state.survivors:
             return ""
-        if state.regrouping_since is not None and not _others(state):
+        is_enough = are_enough(state.world, state.departed, state.participants, settings)
+        if is_enough and not still_to_join(state):
             return "has all that are left"
         limit_s = settings.timeout.last_call.total_seconds()
         is_over = self._called.age_s(state.deadline, now_s) >= limit_s
@@ -149,9 +151,3 @@ class _Sight:
     def age_s(self, value: object, now_s: float) -> float:
         """Return for how long it is; 0 for what was never seen."""
         return now_s - self._since_s if value is not None and value == self._value else 0.0
-
-
-def _others(state: RendezvousState) -> list[NodeDesc]:
-    """Return who is attached and may still join: not those who came too late."""
-    known = state.participants.keys() | state.stragglers.keys()
-    return [node for node in state.last_heartbeats if node not in known]

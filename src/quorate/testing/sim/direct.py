@@ -16,6 +16,7 @@ from quorate.errors import (
     RendezvousReplacedError,
     RendezvousTimeoutError,
 )
+from quorate.testing.sim.gathering import are_enough
 from quorate.testing.sim.line import overtaken
 from quorate.testing.sim.node import SimNode
 from quorate.testing.sim.process import DRIFT_MAX, Machine
@@ -197,9 +198,11 @@ class DirectWorld:
         joined = state.participants.keys() | _surplus(last, state)
         if len(joined) >= self.settings.max_nodes:
             return
-        regroups = last is not None and last.regrouping_since is not None
+        is_enough = last is not None and are_enough(
+            last.world, last.departed, joined, self.settings
+        )
         others = [n for n in state.last_heartbeats if n not in joined and n not in state.stragglers]
-        if regroups and not others:
+        if is_enough and not others:
             return
         is_over = last is not None and writer.bounds.call_is_over(last.deadline)
         require(is_over, "R4", "{} was complete before its last call was over", state.world.name)

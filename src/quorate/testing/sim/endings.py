@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quorate.core.node import NodeDesc
 from quorate.core.settings import AgreedSettings
@@ -14,7 +14,7 @@ from quorate.errors import (
     RendezvousSettingsError,
 )
 from quorate.testing.sim.agent import SimAgent
-from quorate.wire.messages import Drain, Evict, OperatorRequest
+from quorate.wire.messages import Drain, Evict
 
 __all__ = ["Endings"]
 
@@ -33,7 +33,7 @@ class Endings:
     """
 
     def __init__(self, agents: Mapping[str, SimAgent], agreed: AgreedSettings) -> None:
-        self.commands: list[OperatorRequest] = []
+        self.commands: Sequence[object] = ()
         self.verdicts: set[NodeDesc] = set()
         self.is_closed = False
         self._agents = agents

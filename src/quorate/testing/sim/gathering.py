@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from quorate.core.node import NodeDesc
 from quorate.core.settings import RendezvousSettings
-from quorate.core.state import RendezvousState, WorldName
+from quorate.core.state import RendezvousState, World, WorldName
 
-__all__ = ["Gathering", "wanted"]
+__all__ = ["Gathering", "are_enough", "still_to_join", "wanted"]
 
 # What it takes to add up times.
 ROUNDING_S = 1e-6
@@ -18,6 +18,31 @@ def wanted(state: RendezvousState, settings: RendezvousSettings) -> int:
     """Return the size at which a round is complete at once: the operator's, or the largest."""
     wish = settings.max_nodes if state.desired_nodes is None else state.desired_nodes
     return min(max(wish, settings.min_nodes), settings.max_nodes)
+
+
+def still_to_join(state: RendezvousState) -> list[NodeDesc]:
+    """Return who is attached and may still join: not those who came too late."""
+    there = state.participants.keys() | state.stragglers.keys()
+    return [node for node in state.last_heartbeats if node not in there]
+
+
+def are_enough(
+    last: World | None,
+    departed: Collection[NodeDesc],
+    joined: Collection[NodeDesc],
+    settings: RendezvousSettings,
+) -> bool:
+    """Return whether those who came back from the last world are enough for one by themselves.
+
+    Args:
+        last: The last world of the epoch.
+        departed: Who has left it, or was lost.
+        joined: Who has joined the round after it.
+        settings: The settings of the run.
+    """
+    members = () if last is None else last.members
+    back = [node for node in members if node in joined and node not in departed]
+    return len(back) >= settings.min_nodes
 
 
 class Gathering:
@@ -55,7 +80,8 @@ class Gathering:
         state: RendezvousState,
         now_s: float,
         kept: Collection[NodeDesc],
-        regroups: bool,
+        last: World | None,
+        departed: Collection[NodeDesc],
     ) -> str:
         """Return why a round should not be complete that is now, empty if it should be.
 
@@ -65,10 +91,11 @@ class Gathering:
             state: The state, with the new world.
             now_s: The coordinator's time.
             kept: For whom places were kept just before.
-            regroups: Whether the round was one to regroup.
+            last: The last world of the epoch.
+            departed: Who had left that one just before.
         """
         assert state.world is not None
-        members, others = state.world.members, _others(state)
+        members, others = state.world.members, still_to_join(state)
         if state.held:
             return "the operator holds it open"
         if len(members) >= wanted(state, self._settings):
@@ -78,7 +105,8 @@ class Gathering:
         if missing:
             return f"{missing} are still to come back"
         # Who does not fill a unit has joined, and waits again.
-        if regroups and len(others) < self._settings.node_unit:
+        is_enough = are_enough(last, departed, {*members, *in_line}, self._settings)
+        if is_enough and len(others) < self._settings.node_unit:
             return ""
         called_s = now_s - self._enough[1] if self._enough is not None else 0.0
         last_call_s = self._settings.timeout.last_call.total_seconds()
@@ -114,11 +142,7 @@ class Gathering:
             return ""
         if joined >= wanted(state, self._settings):
             return f"all {joined} are here"
-        regroups = state.regrouping_since is not None and not state.survivors
-        return f"all {joined} that are left are back" if regroups and not _others(state) else ""
-
-
-def _others(state: RendezvousState) -> list[NodeDesc]:
-    """Return who is attached and may still join: not those who came too late."""
-    there = state.participants.keys() | state.stragglers.keys()
-    return [node for node in state.last_heartbeats if node not in there]
+        is_enough = are_enough(state.world, state.departed, state.participants, self._settings)
+        if is_enough and not state.survivors and not still_to_join(state):
+            return f"all {joined} that are left are back"
+        return ""

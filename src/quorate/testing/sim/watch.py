@@ -68,7 +68,6 @@ class _Before(NamedTuple):
 
     epoch: str = ""
     world: World | None = None
-    regroups: bool = False
     departed: _Nodes = ()
     kept: _Nodes = ()
     placed: _Nodes = ()
@@ -77,11 +76,9 @@ class _Before(NamedTuple):
 
 
 def _copied(state: RendezvousState) -> _Before:
-    regroups = state.complete or state.regrouping_since is not None
     return _Before(
         state.epoch,
         state.world,
-        regroups,
         tuple(state.departed),
         tuple(state.survivors),
         tuple(state.participants),
@@ -307,8 +304,9 @@ class Watch:
 
     def _in_time(self, run: Run, before: _Before) -> None:
         """Check that a round is not complete before it should be (R4)."""
-        regroups = before.regroups and before.epoch == run.state.epoch
-        why = self._gathering.too_early(run.state, run.now_s, before.kept, regroups)
+        last = before.world if before.epoch == run.state.epoch else None
+        early = self._gathering.too_early
+        why = early(run.state, run.now_s, before.kept, last, before.departed)
         require(not why, "R4", "{} is complete, though {}", run.state.name, why)
 
     def _in_order(self, run: Run, before: _Before) -> None:
