@@ -267,6 +267,7 @@ FLOORS: dict[str, str] = {
         demo.train
         demo
         demo.show
+        cli.standard_error
         cli.common
         cli.serve
         cli.inquiry

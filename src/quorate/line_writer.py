@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import select
 import threading
 import weakref
 from pathlib import Path
@@ -36,25 +37,32 @@ os.register_at_fork(after_in_child=_begin_anew_in_child)
 
 
 class LineWriter:
-    """Appends lines to a file, or to the standard output.
+    """Appends lines to a file, or to the standard output or error.
 
     What does not fit while the file takes nothing is lost, and said to be in the log. At the end
     of the process what waits is written. The file may be moved away at any time: lines that come
     later go to a new one. A forked child writes its own.
 
     Args:
-        path: The file; `None` for the standard output.
+        path: The file; `None` for one that is open.
         waiting_bytes_max: How much may wait.
+        descriptor: The number of the one that is open; `None` for the standard output.
 
     Raises:
         OSError: The file cannot be written to.
     """
 
-    def __init__(self, path: Path | None, waiting_bytes_max: int = WAITING_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        waiting_bytes_max: int = WAITING_BYTES_MAX,
+        descriptor: int | None = None,
+    ) -> None:
         if path is not None:
             path.open("ab").close()
         self._path = path
         self._waiting_bytes_max = waiting_bytes_max
+        self._descriptor = descriptor if descriptor is not None else STANDARD_OUTPUT
         self._is_closed = False
         # The file whose last line is incomplete: the disk was full in the middle of it.
         self._torn: tuple[int, int] | None = None
@@ -134,7 +142,7 @@ class LineWriter:
 
     def _append(self, data: bytes) -> None:
         if self._path is None:
-            self._write_all(STANDARD_OUTPUT, data)
+            self._write_all(self._descriptor, data)
             return
         # Opened each time, so that the file may be moved away meanwhile.
         with self._path.open("ab", buffering=0) as file:
@@ -153,11 +161,12 @@ class LineWriter:
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[os.write(descriptor, rest) :]
+                rest = rest[_write(descriptor, rest) :]
         finally:
             written = data[: len(data) - len(rest)]
             self._whole = written.count(b"\n")
-            if written and not written.endswith(b"\n"):
+            # What was written to its end is as whoever has it written wants it, as a live line is.
+            if rest and written and not written.endswith(b"\n"):
                 self._torn = file
 
     def _lose(self, count: int, why: str) -> None:
@@ -175,4 +184,17 @@ class LineWriter:
 
     @property
     def _name(self) -> str:
-        return "the standard output" if self._path is None else str(self._path)
+        if self._path is not None:
+            return str(self._path)
+        return (
+            "the standard output" if self._descriptor == STANDARD_OUTPUT else "the standard error"
+        )
+
+
+def _write(descriptor: int, data: memoryview) -> int:
+    """Write once something fits, also where another program has asked that nobody waits for it."""
+    while True:
+        try:
+            return os.write(descriptor, data)
+        except BlockingIOError:
+            select.select([], [descriptor], [])

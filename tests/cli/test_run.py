@@ -145,6 +145,17 @@ def test_an_agent_ends_though_nobody_reads_what_it_and_its_workers_say(
         agent.wait()
 
 
+def test_an_agent_works_and_ends_though_nobody_reads_what_it_says() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"x" * (fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ) - 10))
+    command = [sys.executable, "-m", "quorate", "run", "--standalone", "--", "echo", "started"]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=writing, timeout=30, check=False)
+    os.close(writing)
+    os.close(reading)
+    assert ended.stdout == b"[0]:started\n"
+    assert ended.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import os
 import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -342,6 +345,31 @@ def test_nobody_waits_for_who_reads_the_events(
     assert served.process.wait(LATE_S) == 0
     assert "events: lines are lost" in served.output
     os.close(full)
+
+
+def test_nobody_waits_for_who_reads_the_log(free_port: Callable[[], int]) -> None:
+    endpoint = Endpoint(LOOPBACK, free_port())
+    reading, writing = os.pipe()
+    capacity = fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)
+    os.write(writing, b"x" * (capacity - 10))
+    command = [sys.executable, "-m", "quorate", "serve", "--memory", "--endpoint", str(endpoint)]
+    served = subprocess.Popen(command, stderr=writing)
+    os.close(writing)
+    try:
+        handler = make_handler(endpoint)
+        handler.next_rendezvous()
+        handler.leave()
+        # What waited is written once somebody reads.
+        told = b""
+        while b"complete" not in told:
+            told += os.read(reading, capacity)
+        assert b"listening on" in told
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(LATE_S) == 0
+    finally:
+        os.close(reading)
+        served.kill()
+        served.wait()
 
 
 def test_events_that_cannot_be_written_are_refused_at_once(

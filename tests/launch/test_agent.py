@@ -292,6 +292,12 @@ def test_an_error_that_cannot_be_handed_on_is_said(run: Run) -> None:
     assert "could not be copied to $TORCHELASTIC_ERROR_FILE" in run.err
 
 
+def test_of_a_failed_workers_last_lines_the_beginnings_are_said(run: Run) -> None:
+    assert run([a_round(0)], "head -c 5000 /dev/zero | tr '\\0' x; exit 5") == 5
+    told = [line for line in run.err.splitlines() if line.startswith("quorate:   [0]:")]
+    assert told == ["quorate:   [0]:" + "x" * 1000 + " ..."]
+
+
 def test_the_error_of_an_earlier_failure_is_said_when_the_run_ends(run: Run) -> None:
     rounds = [a_round(0), RendezvousClosedError("closed", "failed: rank 3")]
     assert run(rounds, RECORD, max_restarts=1) == 5

@@ -14,7 +14,6 @@ from quorate.launch.output import (
     SILENCE_S,
     LineBuffer,
     WorkerOutput,
-    is_taking,
 )
 from quorate.testing import ManualClock
 
@@ -220,16 +219,3 @@ def test_a_log_that_cannot_be_written_is_told_and_leaves_nothing_open(tmp_path: 
     assert err.closed
     out_end.close()
     err_end.close()
-
-
-def test_a_full_pipe_is_not_taking_until_it_is_read() -> None:
-    reading, writing = a_pipe()
-    with reading, writing:
-        assert is_taking(writing, 0.0)  # type: ignore[arg-type]
-        os.set_blocking(writing.fileno(), False)
-        while writing.write(b"x" * 65536):
-            continue
-        assert not is_taking(writing, 0.0)  # type: ignore[arg-type]
-        reading.read(65536)
-        assert is_taking(writing, 0.0)  # type: ignore[arg-type]
-    assert is_taking(io.BytesIO(), 0.0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from quorate.cli.standard_error import let_nobody_wait
 from quorate.clock import SECONDS_MAX
 from quorate.credentials import Token, token_from
 from quorate.errors import RendezvousError, RendezvousSettingsError
@@ -198,12 +199,13 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def set_up_logging(level: str, log_format: str = LOG_FORMAT) -> None:
-    """Send the log to standard error.
+    """Send the log to standard error, for whose reader nobody waits from now on.
 
     Args:
         level: The least level that is shown.
         log_format: The form of its lines, as `logging.Formatter` takes it.
     """
+    let_nobody_wait()
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(FieldsFilter())
     handler.setFormatter(FieldsFormatter(log_format))

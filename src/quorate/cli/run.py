@@ -9,7 +9,7 @@ import re
 import secrets
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import click
 
@@ -250,6 +250,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in their environment. The exit code
     is that of the worker that failed first; `quorate --help` tells the others.
     """
+    # The workers' lines go there as before: a worker may wait for its reader.
+    err = sys.stderr.buffer
     # What is logged stands beside what the agent says, and is for the same eyes.
     erasing = ERASE_LINE if sys.stderr.isatty() else ""
     set_up_logging(options["log_level"], f"{erasing}quorate: %(message)s")
@@ -268,7 +270,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     # The outer one, so that no signal cuts the closing short.
     with interrupts.installed(), contextlib.ExitStack() as closing:
         try:
-            exit_code = _run_agent(options, program, workers, closing, interrupts)
+            exit_code = _run_agent(options, program, workers, closing, interrupts, err)
         except Interrupted:
             exit_code = _exit_code_of(interrupts)
     sys.exit(exit_code)
@@ -301,6 +303,7 @@ def _run_agent(
     workers: int,
     closing: contextlib.ExitStack,
     interrupts: Interrupts,
+    err: BinaryIO,
 ) -> int:
     joined = _join_run(options, workers, closing, interrupts)
     if sys.stderr.isatty() and logging.getLogger().isEnabledFor(logging.INFO):
@@ -319,7 +322,8 @@ def _run_agent(
         loss_window_s=joined.loss_window_s,
         health_check=joined.health_check,
     )
-    return Agent(joined.handler, spec, interrupts=interrupts).run()
+    words = sys.stderr.buffer
+    return Agent(joined.handler, spec, err=err, words=words, interrupts=interrupts).run()
 
 
 class _Joined(NamedTuple):

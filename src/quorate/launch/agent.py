@@ -45,7 +45,7 @@ from quorate.launch.exit_barrier import Ending, await_others
 from quorate.launch.files import WorkerFiles
 from quorate.launch.health import Infirmary
 from quorate.launch.interrupts import Interrupted, Interrupts
-from quorate.launch.output import PATIENCE_S, WorkerOutput, is_taking
+from quorate.launch.output import WorkerOutput
 from quorate.launch.spec import WorkerSpec, place_of, worker_environment
 from quorate.launch.standard_input import shared_input
 from quorate.launch.wards import Wards
@@ -61,6 +61,9 @@ FAILED = "failed"
 EXIT_NOT_STARTED = 126
 EXIT_NOT_FOUND = 127
 
+# Of each of the last lines of a worker: there may be twenty of 64 KiB.
+LAST_LINE_MAX = 1000
+
 # Workers whose agent was killed are ended by the time that the others regroup without them.
 ORPHAN_GRACE_S = 2.0
 
@@ -73,7 +76,9 @@ class Agent:
         spec: What to run.
         clock: Measures waits.
         out: Where the workers' standard outputs go, each line with its rank.
-        err: Where their standard errors go, and what the agent itself has to say.
+        err: Where their standard errors go.
+        words: Where it says itself what it has to say, and must not be kept waiting; `err` if it is
+            `None`.
         interrupts: The signals that end it, if the caller handles them already.
     """
 
@@ -84,6 +89,7 @@ class Agent:
         clock: Clock | None = None,
         out: BinaryIO | None = None,
         err: BinaryIO | None = None,
+        words: BinaryIO | None = None,
         interrupts: Interrupts | None = None,
     ) -> None:
         self._handler = handler
@@ -91,7 +97,7 @@ class Agent:
         self._clock = clock or SystemClock()
         self._out = out or sys.stdout.buffer
         self._err = err or sys.stderr.buffer
-        self._patience_s = PATIENCE_S
+        self._words = words or self._err
         self._interrupts = interrupts or Interrupts()
         self._interrupts.on_second = self._kill_workers
         self._interrupts.on_other = self._signal_workers
@@ -255,7 +261,7 @@ class Agent:
             self._say(f"restart {self._restarts} of {self._spec.max_restarts}")
             return None
         for line in group.last_lines(failure.rank):
-            self._say(f"  [{failure.rank}]:{line}")
+            self._say(f"  [{failure.rank}]:{_beginning_of(line)}")
         self._say(f"first to fail on this node: {failure}")
         self._tell_error(failure)
         if failure.log is not None:
@@ -396,12 +402,11 @@ class Agent:
             self._group.send(number)
 
     def _say(self, text: str) -> None:
-        """Say something, unless nobody takes it: that is waited for once, and not again."""
-        if not is_taking(self._err, self._patience_s):
-            self._patience_s = 0.0
-            return
-        self._patience_s = PATIENCE_S
         # Whoever read it may be gone; the workers are still to be looked after.
         with contextlib.suppress(OSError):
-            self._err.write(f"quorate: {text}\n".encode(errors="replace"))
-            self._err.flush()
+            self._words.write(f"quorate: {text}\n".encode(errors="replace"))
+            self._words.flush()
+
+
+def _beginning_of(line: str) -> str:
+    return line if len(line) <= LAST_LINE_MAX else f"{line[:LAST_LINE_MAX]} ..."

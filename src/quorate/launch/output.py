@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import select
 import selectors
 import threading
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import IO, BinaryIO
 
 from quorate.clock import Clock, SystemClock
 
-__all__ = ["PATIENCE_S", "LineBuffer", "WorkerOutput", "is_taking"]
+__all__ = ["LineBuffer", "WorkerOutput"]
 
 # A line that is longer comes out in pieces, so that a worker cannot fill the agent's memory.
 LINE_BYTES_MAX = 64 * 1024
@@ -31,18 +30,6 @@ DRAIN_BYTES_MAX = 1024 * 1024
 
 # A terminal or a pipe that takes no output must not keep the agent from its work, nor from ending.
 PATIENCE_S = 5.0
-
-
-def is_taking(target: BinaryIO, timeout_s: float) -> bool:
-    """Return whether a target takes some output now or soon; what is no file always does."""
-    try:
-        number = target.fileno()
-    except (OSError, ValueError):
-        return True
-    poll = select.poll()
-    poll.register(number, select.POLLOUT)
-    return bool(poll.poll(timeout_s * 1000))
-
 
 # For how long the end of a line is waited for: a writer that pauses for longer wants to be seen.
 SILENCE_S = 0.5
