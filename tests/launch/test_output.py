@@ -93,16 +93,27 @@ def test_a_carriage_return_is_an_end_too(written: Sequence[bytes], told: list[by
     assert [piece for data in written for piece in lines.feed(data, 0.0)] + lines.rest() == told
 
 
-def test_a_line_that_was_begun_is_overdue_after_a_silence() -> None:
+def test_a_line_that_was_begun_is_overdue_after_a_while() -> None:
     lines = LineBuffer()
     assert lines.due_s is None
     lines.feed(b"one", 10.0)
     assert lines.overdue(10.0 + SILENCE_S / 2) == []
-    lines.feed(b" and two", 11.0)
-    assert lines.due_s == 11.0 + SILENCE_S
-    assert lines.overdue(11.0 + SILENCE_S) == [b"one and two"]
+    lines.feed(b" and two", 10.0 + SILENCE_S / 2)
+    assert lines.due_s == 10.0 + SILENCE_S
+    assert lines.overdue(10.0 + SILENCE_S) == [b"one and two"]
     assert lines.overdue(12.0) == []
     assert lines.due_s is None
+    lines.feed(b"three", 20.0)
+    assert lines.feed(b"\nfour", 20.1) == [b"three\n"]
+    assert lines.due_s == 20.1 + SILENCE_S
+
+
+def test_dots_are_seen_while_they_keep_coming() -> None:
+    lines, seen = LineBuffer(), b""
+    for second in range(20):
+        seen += b"".join(lines.overdue(second * SILENCE_S / 2))
+        lines.feed(b".", second * SILENCE_S / 2)
+    assert len(seen) >= 18
 
 
 def test_a_prompt_is_seen_and_goes_on_where_nobody_has_interrupted_it(

@@ -31,7 +31,7 @@ DRAIN_BYTES_MAX = 1024 * 1024
 # A terminal or a pipe that takes no output must not keep the agent from its work, nor from ending.
 PATIENCE_S = 5.0
 
-# For how long the end of a line is waited for: a writer that pauses for longer wants to be seen.
+# For how long the end of a line is waited for, from its beginning: who writes dots pauses for less.
 SILENCE_S = 0.5
 
 ENDS = b"\r\n"
@@ -45,7 +45,7 @@ class LineBuffer:
 
     def __init__(self) -> None:
         self._partial = b""
-        self._fed_at_s = 0.0
+        self._begun_at_s = 0.0
 
     def feed(self, data: bytes, now_s: float) -> list[bytes]:
         """Return what can be passed on by now.
@@ -54,20 +54,21 @@ class LineBuffer:
             data: What was written.
             now_s: The time, in seconds.
         """
-        self._fed_at_s = now_s
-        lines = (self._partial + data).splitlines(keepends=True)
+        before, lines = self._partial, (self._partial + data).splitlines(keepends=True)
         # A carriage return at the end of what was read may be half of an end.
         begun = b"" if not lines or lines[-1].endswith(b"\n") else lines.pop()
         *long, self._partial = _pieces(begun)
+        if lines or long or not before:
+            self._begun_at_s = now_s
         return [piece for line in lines for piece in _pieces(line)] + long
 
     @property
     def due_s(self) -> float | None:
-        """When `overdue` has something to return, if nothing is fed before."""
-        return self._fed_at_s + SILENCE_S if self._partial else None
+        """When `overdue` has something to return, unless the line ends before."""
+        return self._begun_at_s + SILENCE_S if self._partial else None
 
     def overdue(self, now_s: float) -> list[bytes]:
-        """Return the line that was begun, if nothing was fed for a while."""
+        """Return the line that was begun, if its end has been missing for a while."""
         return self.rest() if self.due_s is not None and now_s >= self.due_s else []
 
     def rest(self) -> list[bytes]:
