@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,6 +187,40 @@ def test_plugins_are_registered_and_broken_ones_left_out(
     assert "'broken' (package:broken) is broken and left out" in warnings[0]
     assert "'taken'" in warnings[1]
     assert "a function without arguments that returns the creator" in warnings[2]
+
+
+def test_plugins_are_registered_once_when_the_first_handler_is_asked_for(tmp_path: Path) -> None:
+    """Each call of an entry point may make another creator, which would be a conflict."""
+    (tmp_path / "plug.py").write_text(
+        "from quorate.static import create_handler\n"
+        "def creators():\n"
+        "    print('asked')\n"
+        "    return lambda params: create_handler(params)\n"
+    )
+    package = tmp_path / "plug-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\nplug = plug:creators\n")
+    program = (
+        "from quorate import RendezvousParameters\n"
+        "from quorate.registry import get_rendezvous_handler\n"
+        "print('imported')\n"
+        "for _ in range(2):\n"
+        "    try:\n"
+        "        get_rendezvous_handler(RendezvousParameters('plug', 'c1:1', 'r', 1, 1, rank=0))\n"
+        "    except RuntimeError as error:\n"
+        "        print('created')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["imported", "asked", "created", "created"]
+    assert "broken" not in done.stderr
 
 
 def test_the_registry_imports_nothing_heavy() -> None:

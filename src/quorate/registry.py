@@ -210,5 +210,3 @@ for _name, _creator in {
     "etcd-v2": _create_etcd_v2,
 }.items():
     rendezvous_handler_registry.register(_name, _creator)
-
-register_plugins(rendezvous_handler_registry)
