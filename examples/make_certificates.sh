@@ -18,9 +18,16 @@ if [ $# -lt 2 ]; then
     sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
-mkdir -p "$1"
-cd "$1"
+folder=$1
 shift
+for machine in "$@"; do
+    if [ "${machine%%,*}" = ca ]; then
+        echo "A machine named ca would take the place of the authority's files: name it otherwise." >&2
+        exit 2
+    fi
+done
+mkdir -p "$folder"
+cd "$folder"
 umask 077
 
 new_key() {

@@ -58,6 +58,19 @@ def options(files: TlsFiles) -> list[str]:
     return [word for name, file in given.items() if file for word in (f"--tls-{name}", file)]
 
 
+def test_the_script_refuses_a_machine_of_the_authoritys_name(tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    refused = subprocess.run(
+        [str(SCRIPT), str(folder), "node1", "ca,10.0.0.1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "A machine named ca would take the place of the authority's files" in refused.stderr
+    assert not folder.exists()
+
+
 @pytest.mark.openssl
 def test_a_job_with_certificates_of_the_script(cluster: Cluster, tmp_path: Path) -> None:
     """Mutual TLS, hosted by the first agent; R8: its end is told as fast as without."""
