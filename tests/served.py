@@ -132,7 +132,8 @@ class ServeProcess:
     def __init__(self, endpoint: str, state_dir: Path, *flags: str) -> None:
         self.log = state_dir / "serve.log"
         command = [sys.executable, "-m", "quorate", "serve", "--endpoint", endpoint]
-        command += ["--state-dir", str(state_dir), *flags]
+        is_kept_elsewhere = "--memory" in flags or "--backend" in flags
+        command += [*([] if is_kept_elsewhere else ["--state-dir", str(state_dir)]), *flags]
         with self.log.open("ab") as output:
             self._from = output.tell()
             self.process = subprocess.Popen(command, stdout=output, stderr=output)

@@ -294,6 +294,21 @@ def test_a_page_where_nothing_can_be_is_refused(address: str) -> None:
     assert f"--http '{address}' is not understood" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--advertise", "c1"], "--advertise is of no use"),
+        (["--memory", "--backend-conf", "protocol=https"], "--backend-conf is of no use"),
+        (["--memory", "--state-dir", "x"], "--state-dir is where a journal is kept, and --memory"),
+        (["--backend", "etcd://c1", "--state-dir", "x"], "kept, and --backend keeps none"),
+    ],
+)
+def test_no_option_is_forgotten(options: list[str], message: str) -> None:
+    result = CliRunner().invoke(command, ["--endpoint", f"{LOOPBACK}:0", *options])
+    assert isinstance(result.exception, RendezvousSettingsError)
+    assert message in str(result.exception)
+
+
 def test_runs_are_kept_in_one_place() -> None:
     asked = ["--endpoint", f"{LOOPBACK}:0", "--memory", "--backend", "etcd://localhost:2379"]
     result = CliRunner().invoke(command, asked)

@@ -167,10 +167,7 @@ def command(
     Agents find it with --rdzv-endpoint. With a journal, a coordinator that was killed and is
     started again on the same port goes on where it was: no worker is restarted.
     """
-    if backend is not None and memory:
-        raise RendezvousSettingsError(
-            "--backend keeps the runs in etcd, and --memory nowhere: give one of the two."
-        )
+    _require_one_place(state_dir, backend, backend_conf, advertise, memory)
     set_up_logging(log_level)
     send_events(events)
     page = None if http is None else _page_endpoint(http)
@@ -207,6 +204,36 @@ def command(
         _warn_if_open(listeners)
     companions = {} if page is None else {"companion": _page(page, keys, _tls(tls_files))}
     serve(listeners, ledger, idle_exit_s, seat, closed_kept_s, keys, tls, **companions)
+
+
+def _require_one_place(
+    state_dir: str | None,
+    backend: str | None,
+    backend_conf: str,
+    advertise: str | None,
+    memory: bool,
+) -> None:
+    """Refuse options that would be forgotten, each being of use for one place to keep runs in.
+
+    Raises:
+        RendezvousSettingsError: Runs are to be kept elsewhere.
+    """
+    if backend is not None and memory:
+        raise RendezvousSettingsError(
+            "--backend keeps the runs in etcd, and --memory nowhere: give one of the two."
+        )
+    for_etcd = {"--backend-conf": backend_conf, "--advertise": advertise}
+    useless = [name for name, value in for_etcd.items() if value and backend is None]
+    if useless:
+        raise RendezvousSettingsError(
+            f"{useless[0]} is of no use to a coordinator that shares its runs with no other: give "
+            f"--backend too, or leave it out."
+        )
+    if state_dir is not None and (memory or backend is not None):
+        raise RendezvousSettingsError(
+            f"--state-dir is where a journal is kept, and {'--memory' if memory else '--backend'} "
+            f"keeps none: give one of the two."
+        )
 
 
 def _tls(files: TlsFiles) -> TlsContexts | None:
