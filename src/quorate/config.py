@@ -16,7 +16,13 @@ from typing import Any, TypeVar
 
 from quorate.api import RendezvousParameters
 from quorate.core.node import LABELS_MAX, NodeProfile
-from quorate.core.settings import NUMBER_MAX, RendezvousSettings, RendezvousTimeout, is_text
+from quorate.core.settings import (
+    NUMBER_MAX,
+    TIMEOUT_MAX_S,
+    RendezvousSettings,
+    RendezvousTimeout,
+    is_text,
+)
 from quorate.errors import RendezvousSettingsError
 from quorate.identity import release
 
@@ -65,9 +71,6 @@ PARAMETERS = {
     "max_nodes": "--nnodes",
     "local_addr": "--local-addr",
 }
-
-# Longer ones are mistakes of units; a timedelta of more overflows in places.
-SECONDS_MAX = 10 * 365 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -533,10 +536,10 @@ def _duration(params: RendezvousParameters, key: str, default: timedelta) -> tim
     seconds = params.get_as_float(key)
     if seconds is None:
         return default
-    if not math.isfinite(seconds) or abs(seconds) > SECONDS_MAX:
+    if not math.isfinite(seconds) or abs(seconds) > TIMEOUT_MAX_S:
         raise RendezvousSettingsError(
             f"The configuration option '{key}' is '{seconds}', which is not a reasonable number "
-            f"of seconds."
+            f"of seconds: {TIMEOUT_MAX_S:g} at most."
         )
     return timedelta(seconds=seconds)
 

@@ -15,6 +15,7 @@ __all__ = [
     "NUMBER_MAX",
     "PROTOCOL_VERSION",
     "RANK_POLICIES",
+    "TIMEOUT_MAX_S",
     "AgreedSettings",
     "RendezvousSettings",
     "RendezvousTimeout",
@@ -25,6 +26,9 @@ PROTOCOL_VERSION = 1
 
 # Numbers of nodes, ranks and attempts: no run has more, and every program can hold it.
 NUMBER_MAX = 2**31 - 1
+
+# No sane timeout is longer than three years, and times that are do not fit into a date.
+TIMEOUT_MAX_S = 1e8
 
 RANK_POLICIES = ("stable", "sorted", "hint", "topology")
 

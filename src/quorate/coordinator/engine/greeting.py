@@ -7,7 +7,7 @@ from functools import lru_cache
 import msgspec
 
 from quorate.core.node import NodeProfile
-from quorate.core.settings import PROTOCOL_VERSION, AgreedSettings
+from quorate.core.settings import PROTOCOL_VERSION, TIMEOUT_MAX_S, AgreedSettings
 from quorate.errors import (
     RendezvousLimitError,
     RendezvousProtocolError,
@@ -25,9 +25,6 @@ NODE_BYTES_MAX = 1024
 PROFILE_BYTES_MAX = 4096
 SLOTS_MAX = 65_536
 PORT_MAX = 65_535
-
-# No sane timeout is longer than three years, and times that are do not fit into a date.
-TIMEOUT_MAX_S = 1e8
 
 
 def require_sound(hello: Hello) -> None:
