@@ -41,7 +41,7 @@ OPERATE = frozenset({"close", "drain", "evict", "hold", "release", "scale"})
 
 # What `quorate --help` says of exit codes beside those of the errors themselves.
 EXIT_CODES = (
-    ("0", "success; a node that was not needed, or drained; too late for a job that has succeeded"),
+    ("0", "success; a node that was not needed, or drained; back too late: the job has succeeded"),
     ("1", "doctor: something is wrong"),
     ("2", "wrong usage"),
     ("126, 127", "run: the program cannot be started, or is not there"),
