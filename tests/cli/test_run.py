@@ -160,6 +160,7 @@ def test_an_agent_works_and_ends_though_nobody_reads_what_it_says() -> None:
     ("options", "message"),
     [
         (["--health-check", ""], "The health check is empty"),
+        (["--rdzv-conf", "join_timeout=2e8"], "not a reasonable number of seconds: 1e+08 at most"),
         (["--health-check", "no-such-program"], "there is no program 'no-such-program'"),
         (["--rdzv-conf", "slots=1,slots=2"], "'slots' is given twice"),
         (["--rdzv-endpoint", "localhost:0", "--nnodes", "1:2"], "at port 0 ('localhost:0')"),

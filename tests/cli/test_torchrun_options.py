@@ -56,6 +56,28 @@ def test_the_command_line_goes_before_the_variables() -> None:
     assert read_and_ignored(ctx, variables) == (["PET_RDZV_BACKEND=c10d"], [])
 
 
+def test_a_job_of_one_machine_takes_nothing_of_where_others_meet() -> None:
+    variables = {
+        "PET_NNODES": "2",
+        "PET_RDZV_ENDPOINT": "node1:29400",
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_ID": "job17",
+        "PET_MAX_RESTARTS": "3",
+    }
+    for standalone in ({"PET_STANDALONE": "1"}, {}):
+        ctx = parse(variables | standalone, *([] if standalone else ["--standalone"]))
+        names = ("nnodes", "endpoint", "backend", "run_id", "max_restarts")
+        assert [ctx.params[name] for name in names] == ["1", "", "quorate", "", 3]
+        read, _ = read_and_ignored(ctx, variables | standalone)
+        assert set(read) == {"PET_MAX_RESTARTS=3", *(f"{k}={v}" for k, v in standalone.items())}
+    assert parse({}, "--standalone", "--rdzv-endpoint", "c1").params["endpoint"] == "c1"
+
+
+def test_what_torchrun_reads_besides_is_named_too() -> None:
+    variables = {"PYTHON_EXEC": "python3", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "9"}
+    assert read_and_ignored(parse({}), variables) == ([], sorted(variables))
+
+
 def test_what_cannot_be_honoured_is_named_unless_it_asks_for_nothing() -> None:
     variables = {"PET_ROLE": "trainer", "PET_TEE": "0", "PET_NO_PYTHON": "1", "PET_OTHER": "1"}
     assert read_and_ignored(parse({}), variables) == ([], ["PET_NO_PYTHON", "PET_ROLE"])

@@ -34,6 +34,7 @@ def test_the_environment_is_exactly_this() -> None:
     assert worker_environment(spec, PLACE, None, 1, 2, use_agent_store=False) == {
         "HOME": "/h",
         "PYTHONUNBUFFERED": "1",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         "OMP_NUM_THREADS": "1",
         "RANK": "4",
         "LOCAL_RANK": "1",
@@ -80,10 +81,12 @@ def test_a_single_worker_may_use_all_threads() -> None:
 
 
 def test_what_the_user_has_set_stays_unless_the_agent_must_say_it() -> None:
-    given = {"OMP_NUM_THREADS": "8", "PYTHONUNBUFFERED": "", "RANK": "99"}
+    nccl = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "3"}
+    given = {"OMP_NUM_THREADS": "8", "PYTHONUNBUFFERED": "", "RANK": "99", **nccl}
     environment = worker_environment(a_spec(environment=given), PLACE, None, 0, 0, False)
     assert environment["OMP_NUM_THREADS"] == "8"
     assert environment["PYTHONUNBUFFERED"] == ""
+    assert environment["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "3"
     assert environment["RANK"] == "3"
 
 

@@ -22,7 +22,12 @@ from quorate.cli.common import (
     set_up_logging,
     token_option,
 )
-from quorate.cli.torchrun_options import master_endpoint, read_and_ignored, shared_option
+from quorate.cli.torchrun_options import (
+    let_standalone_win,
+    master_endpoint,
+    read_and_ignored,
+    shared_option,
+)
 from quorate.config import (
     check_keys,
     parse_labels,
@@ -55,11 +60,13 @@ _AFTER_DASHES = "quorate.after_dashes"
 
 
 class _RunCommand(click.Command):
-    """Knows whether the program stood after `--`: then it is run as it is."""
+    """Lets `--standalone` win; knows whether the program stood after `--`, and is run as it is."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = list(args)
         rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            let_standalone_win(ctx)
         program = tuple(ctx.params.get("program") or ())
         if "--" in given:
             ctx.meta[_AFTER_DASHES] = tuple(given[given.index("--") + 1 :]) == program

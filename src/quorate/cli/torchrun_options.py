@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["master_endpoint", "read_and_ignored", "shared_option"]
+__all__ = ["let_standalone_win", "master_endpoint", "read_and_ignored", "shared_option"]
 
 PREFIX = "PET_"
 
@@ -35,6 +35,16 @@ IGNORED = (
     "PET_VIRTUAL_LOCAL_RANK",
 )
 NOTHING = ("", "0")
+
+# What torchrun reads beside its options.
+OTHERS_IGNORED = (
+    "PYTHON_EXEC",
+    "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE",
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
+)
+
+# By their names to click: what a job of one machine has of its own, whatever variables say.
+REPLACED = ("nnodes", "run_id", "endpoint", "backend")
 
 
 def shared_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
@@ -68,9 +78,26 @@ def read_and_ignored(
         if isinstance(parameter.envvar, str)
         and parameter.envvar.startswith(PREFIX)
         and parameter.name is not None
-        and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.ENVIRONMENT
+        and _is_from_variable(ctx, parameter.name)
     ]
-    return read, [name for name in IGNORED if environment.get(name, "") not in NOTHING]
+    known = (*IGNORED, *OTHERS_IGNORED)
+    return read, [name for name in known if environment.get(name, "") not in NOTHING]
+
+
+def let_standalone_win(ctx: click.Context) -> None:
+    """Forget what variables have set of that which `--standalone` replaces, as torchrun does."""
+    if not ctx.params["standalone"]:
+        return
+    for parameter in ctx.command.params:
+        name = parameter.name
+        if name not in REPLACED or not _is_from_variable(ctx, name):
+            continue
+        ctx.params[name] = parameter.get_default(ctx)
+        ctx.set_parameter_source(name, click.core.ParameterSource.DEFAULT)
+
+
+def _is_from_variable(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.ENVIRONMENT
 
 
 def master_endpoint(environment: Mapping[str, str]) -> str:

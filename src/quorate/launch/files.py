@@ -20,9 +20,9 @@ class WorkerFiles:
     """The files of a node's workers, in a folder for each round of each run.
 
     That of worker RANK's output is `LOG_DIR/RUN/EPOCH-ROUND/RANK.log`, and that of its error
-    `RANK.error.json` beside it. Where a round is begun again, as with fixed ranks after a failure,
-    its folder is `EPOCH-ROUND.1`, then `EPOCH-ROUND.2`, and so on. Characters of the run's id that
-    do not belong into a name are written as in URLs.
+    `RANK.error.json` beside it. Where a handler keeps no records, each of its rounds is round 0 of
+    no epoch: the folders are `0`, `0.1`, `0.2` and so on. Characters of the run's id that do not
+    belong into a name are written as in URLs.
 
     Args:
         run_id: The id of the run.

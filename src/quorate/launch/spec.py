@@ -137,7 +137,8 @@ def worker_environment(
     """
     rank = str(place.first_worker + local_rank)
     world_size = str(place.workers)
-    defaults = {"PYTHONUNBUFFERED": "1"}
+    # NCCL's errors end the process, as torchrun has it: a lost peer would be waited for otherwise.
+    defaults = {"PYTHONUNBUFFERED": "1", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     if spec.workers > 1:
         defaults["OMP_NUM_THREADS"] = "1"
     told = {
