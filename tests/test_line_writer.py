@@ -213,3 +213,23 @@ def test_a_forked_child_writes_its_own_lines(
 def test_a_file_that_can_never_be_written_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"):
         LineWriter(tmp_path / "absent" / "lines")
+
+
+def test_what_is_written_without_an_end_stays_so(make: Callable[..., LineWriter]) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    writer = make(None, descriptor=writing)
+    for text in (b"\rone", b"\rtwo"):
+        writer.write(text)
+        assert os.read(reading, 100) == text
+    writer.write(b"x" * (1 << 20))
+    # The pipe is full for a moment, and its writer told not to wait.
+    assert sum(len(os.read(reading, 1 << 16)) for _ in range(16)) > 0
+    while writer._waiting_bytes:
+        os.set_blocking(reading, False)
+        with contextlib.suppress(BlockingIOError):
+            os.read(reading, 1 << 20)
+    assert not writer._lost
+    writer.close()
+    os.close(reading)
+    os.close(writing)

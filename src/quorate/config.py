@@ -291,8 +291,9 @@ KEYS: tuple[ConfigurationKey, ...] = (
         SECONDS,
         "60",
         ("c10d", *ON_ETCD),
-        "How long one exchange with the store may take. torchrun may give it to `quorate` as well: "
-        "there it is how long a call of a round's store waits for a key, by default 300.",
+        "How long one exchange with the store may take; with `etcd-v2` no longer than the timeout "
+        "of what it is for, and 3 s to leave. torchrun may give it to `quorate` as well: there it "
+        "is how long a call of a round's store waits for a key, by default 300.",
     ),
     ConfigurationKey(
         "rank", WHOLE_NUMBER, "required", ("static",), "The rank of this node, from 0."

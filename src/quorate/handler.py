@@ -42,7 +42,7 @@ from quorate.errors import (
     RendezvousGracefulExitError,
     RendezvousTimeoutError,
 )
-from quorate.executor import DistributedRendezvousOpExecutor
+from quorate.executor import DistributedRendezvousOpExecutor, Operation
 from quorate.heartbeat import PeriodicTimer
 from quorate.holder import BackendRendezvousStateHolder, RendezvousStateHolder
 from quorate.identity import NodeDescGenerator
@@ -57,6 +57,9 @@ logger = logging.getLogger(__name__)
 
 # Nodes that are started together would all write first in the same instant.
 SKEW_MAX_S = 0.3
+
+# Where the backend is away, others find out by themselves that this node has gone.
+LEAVE_EXCHANGE_S = 3.0
 
 # How often a node looks whether rank 0 has announced where its workers find their store.
 ANNOUNCEMENT_POLL_S = 0.05
@@ -197,7 +200,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
                 self._clock.sleep(random.uniform(0, SKEW_MAX_S))
             bootstrap = None
             while bootstrap is None:
-                place = self._join()
+                with self._state_holder.limited_to(self._settings.timeout.join.total_seconds()):
+                    place = self._join()
                 self._start_heartbeats()
                 store = self._round_store(place)
                 with self._leaving_on_error():
@@ -345,7 +349,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         return True
 
     def _close(self, reason: str) -> None:
-        self._executor.run(RendezvousCloseOp(reason), self._deadline(self._settings.timeout.close))
+        self._run(RendezvousCloseOp(reason), self._settings.timeout.close)
         self._record("close", f"{self._node} has closed the run", events.EventState.SUCCEEDED)
 
     def _end(self, reason: str) -> bool:
@@ -358,7 +362,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
             last = verdict(ctx, deadline)
             return last
 
-        self._executor.run(operation, self._deadline(self._settings.timeout.close))
+        self._run(operation, self._settings.timeout.close)
         is_closed = last.kind == "closed"
         done = "has closed the run" if is_closed else "has left the run"
         self._record("end", f"{self._node} {done}", events.EventState.SUCCEEDED)
@@ -371,7 +375,13 @@ class DynamicRendezvousHandler(RendezvousHandler):
             decision = leave(ctx, deadline)
             return decision._replace(reason=reason or decision.reason)
 
-        self._executor.run(operation, self._deadline(self._settings.timeout.close))
+        with self._state_holder.limited_to(LEAVE_EXCHANGE_S):
+            self._run(operation, self._settings.timeout.close)
+
+    def _run(self, operation: Operation, timeout: timedelta) -> None:
+        """Carry out an operation, and give up after a time that exchanges have to heed too."""
+        with self._state_holder.limited_to(timeout.total_seconds()):
+            self._executor.run(operation, self._deadline(timeout))
 
     @contextlib.contextmanager
     def _leaving_on_error(self) -> Iterator[None]:
@@ -411,9 +421,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
             timer.cancel()
 
     def _keep_alive(self) -> None:
-        deadline = self._deadline(self._settings.timeout.heartbeat)
         try:
-            self._executor.run(RendezvousKeepAliveOp(), deadline)
+            self._run(RendezvousKeepAliveOp(), self._settings.timeout.heartbeat)
         except Exception as error:
             # The next one may succeed; the thread must live on to send it.
             self._record("keep_alive", f"no heartbeat: {error!r}", events.EventState.FAILED)

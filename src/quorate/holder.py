@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from quorate.backends.base import RendezvousBackend, Token
 from quorate.clock import Clock, SystemClock
@@ -61,6 +63,10 @@ class RendezvousStateHolder(ABC):
     @abstractmethod
     def mark_dirty(self) -> None:
         """Say that `state` was changed, so that the next `sync` writes it."""
+
+    def limited_to(self, exchange_s: float) -> AbstractContextManager[None]:
+        """See `RendezvousBackend`."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def wait(self, timeout_s: float) -> None:
@@ -140,6 +146,10 @@ class BackendRendezvousStateHolder(RendezvousStateHolder):
     def mark_dirty(self) -> None:
         """See `RendezvousStateHolder`."""
         self._dirty = True
+
+    def limited_to(self, exchange_s: float) -> AbstractContextManager[None]:
+        """See `RendezvousBackend`."""
+        return self._backend.limited_to(exchange_s)
 
     def wait(self, timeout_s: float) -> None:
         """See `RendezvousStateHolder`; a backend that can watch ends the wait early."""

@@ -13,6 +13,7 @@ from quorate.api import RendezvousParameters
 from quorate.backends.base import RendezvousBackend
 from quorate.backends.etcd import EtcdRendezvousBackend, create_backend, run_key
 from quorate.errors import (
+    RendezvousConnectionError,
     RendezvousLimitError,
     RendezvousSettingsError,
     RendezvousStateError,
@@ -89,6 +90,33 @@ def test_a_state_that_is_too_large_is_refused(backend: EtcdRendezvousBackend) ->
     with pytest.raises(RendezvousLimitError, match="coordinator"):
         backend.set_state(bytes(1_600_000))
     assert backend.get_state() is None
+
+
+def test_exchanges_end_in_time_while_nobody_answers(free_port: Callable[[], int]) -> None:
+    with EtcdClient([Endpoint("127.0.0.1", free_port())]) as alone:
+        backend = EtcdRendezvousBackend(alone, "run", "/prefix")
+        with backend.limited_to(0.2):
+            with pytest.raises(RendezvousConnectionError, match=r"within 0\.2 s"):
+                backend.get_state()
+            with (
+                backend.limited_to(0.1),
+                pytest.raises(RendezvousConnectionError, match=r"within 0\.(1|09\d*) s"),
+            ):
+                backend.set_state(b"state")
+            with backend.limited_to(9.0), pytest.raises(RendezvousConnectionError, match=r"0\.2 s"):
+                backend.get_state()
+        assert backend._exchange_s == alone.timeout_s
+
+
+def test_a_node_ends_in_time_while_nobody_answers(free_port: Callable[[], int]) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    handler = get_rendezvous_handler(
+        RendezvousParameters("etcd-v2", endpoint, "run", 1, 1, close_timeout=0.2)
+    )
+    with pytest.raises(RendezvousConnectionError, match=r"within 0\.2 s"):
+        handler.leave()
+    with pytest.raises(RendezvousConnectionError, match=r"within 0\.2 s"):
+        handler.set_closed()
 
 
 def test_a_state_that_nobody_writes_goes_with_its_lease(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 __all__ = ["RendezvousBackend", "Token"]
@@ -60,6 +62,16 @@ class RendezvousBackend(ABC):
                 happened all the same: read the state before writing again (R14).
             RendezvousStateError: The stored bytes are corrupt; nothing was written.
         """
+
+    def limited_to(self, exchange_s: float) -> AbstractContextManager[None]:
+        """Return a context in which no exchange of this thread takes longer, where that can be.
+
+        A kind of backend that cannot do so, or whose exchanges are short anyhow, takes no notice.
+
+        Args:
+            exchange_s: How long one call of `get_state` or `set_state` may take, in seconds.
+        """
+        return contextlib.nullcontext()
 
     def wait_for_change(self, token: Token | None, timeout_s: float) -> bool:
         """Block until the state is another than the one of `token`.

@@ -6,7 +6,10 @@ Format of the value: a header of 8 bytes (magic, a CRC-32 of the state), then th
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 from quorate.api import RendezvousParameters
@@ -81,6 +84,8 @@ class EtcdRendezvousBackend(RendezvousBackend):
         self._clock = clock or SystemClock()
         self._key = run_key(key_prefix, run_id).encode()
         ttl_s = ttl if ttl is not None and ttl > 0 else TTL_S
+        # Threads' own: a heartbeat may not take as long as a join.
+        self._limits = threading.local()
         self._writer = Writer(client, self._key + b"/writers/", ttl_s, self._clock)
 
     @property
@@ -95,7 +100,7 @@ class EtcdRendezvousBackend(RendezvousBackend):
 
     def get_state(self) -> tuple[bytes, Token] | None:
         """Return the state and its revision, None if there is none; see `RendezvousBackend`."""
-        return self._state_in(self._client.range(self._key))
+        return self._state_in(self._client.range(self._key, timeout_s=self._exchange_s))
 
     def set_state(
         self, state: bytes, token: Token | None = None
@@ -112,10 +117,27 @@ class EtcdRendezvousBackend(RendezvousBackend):
             [condition],
             [operation(Put(self._key, pack(state), OWN_LEASE))],
             [operation(Range(self._key))],
+            self._exchange_s,
         )
         if isinstance(outcome, Applied):
             return state, outcome.revision, True
         return not_set(self._state_in(outcome.found[0]))
+
+    @contextmanager
+    def limited_to(self, exchange_s: float) -> Iterator[None]:
+        """See `RendezvousBackend`."""
+        former_s = self._exchange_s
+        self._limits.exchange_s = min(exchange_s, former_s)
+        try:
+            yield
+        finally:
+            self._limits.exchange_s = former_s
+
+    @property
+    def _exchange_s(self) -> float:
+        """How long an exchange of this thread may take, in seconds."""
+        limit_s: float = getattr(self._limits, "exchange_s", self._client.timeout_s)
+        return limit_s
 
     def wait_for_change(self, token: Token | None, timeout_s: float) -> bool:
         """Block until the state is another than the one of `token`; see `RendezvousBackend`.
