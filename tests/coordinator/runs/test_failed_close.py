@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from quorate.coordinator.runs.failed_close import FailedClose
 from quorate.coordinator.runs.outbox import Send
 from quorate.coordinator.runs.session import Session
-from quorate.core.transitions import finish
 from quorate.wire.messages import (
     FAILED,
     Changed,
@@ -95,7 +96,7 @@ class TestByHand:
         a, b = rooms.world("a", "b")
         held = FailedClose(rooms.roll, rooms.outbox)
         held.hold(a, failure(1))
-        finish(rooms.roll.context(b))
+        held.finish(b.node)
         assert not held.lose(b.node)
         assert held.is_answered
 
@@ -183,6 +184,26 @@ class TestFailedClose:
         c.cut(finished=True)
         assert not driver.state.closed
         driver.let_pass(2.25)
+        assert driver.state.closed_reason == "it broke"
+
+    @pytest.mark.parametrize("when", ["before", "while it is held"])
+    def test_r7_the_end_of_who_has_finished_is_no_loss_while_others_regroup(
+        self, when: str
+    ) -> None:
+        driver = Driver(1, 3)
+        a, b, c = driver.world("a", "b", "c")
+        b.beats = False
+        if when == "before":
+            c.say(Finish(1))
+        a.close("it broke", FAILED)
+        if when != "before":
+            c.say(Finish(1))
+        b.join()
+        c.cut(finished=True)
+        driver.let_pass(2.25)
+        assert a.all(Flag) == []
+        b.ping()
+        assert a.last(Flag).value
         assert driver.state.closed_reason == "it broke"
 
     def test_r7_it_becomes_a_leave_if_a_member_is_lost(self) -> None:

@@ -99,12 +99,14 @@ class FailedClose:
         Returns:
             Whether it was a member whose work was not done: the failure was a symptom of that.
         """
-        if node not in self._members:
-            return False
-        if node in self._roll.state.finishing:
-            self._awaited.discard(node)
-            return False
-        return True
+        if node in self._members:
+            return True
+        self._awaited.discard(node)
+        return False
+
+    def finish(self, node: NodeDesc) -> None:
+        """Note that a member's work is done: its end is no loss, also once others regroup."""
+        self._members -= {node}
 
     def take(self) -> list[Asker]:
         """Return all who have asked, the first one first, and hold nothing any more."""
@@ -116,7 +118,7 @@ class FailedClose:
         state, sessions = self._roll.state, self._roll.sessions
         members = list(state.participants) if state.complete else []
         self._number += 1
-        self._members = frozenset(members)
-        self._awaited = set(self._members - state.finishing.keys() - {asking})
+        self._members = frozenset(members) - state.finishing.keys()
+        self._awaited = set(self._members - {asking})
         connections = [sessions[node].connection for node in members if node in self._awaited]
         self._outbox.send_all(connections, Probe(self._number))

@@ -252,6 +252,7 @@ class Run:
         changed = finish(self._roll.context(session))
         if changed:
             self._touch(session.node)
+            self._failed_close.finish(session.node)
         self._outbox.send(session.connection, Flag(request.id, changed))
         state = self.state
         if changed and not state.departed and state.finishing.keys() >= state.participants.keys():

@@ -141,6 +141,7 @@ class Watch:
         self._before = _Before()
         self._blamed: dict[str, list[SimAgent]] = {}
         self._verdicts: dict[str, NodeDesc] = {}
+        self._finished: set[NodeDesc] = set()
         self._open_since: tuple[object, float] | None = None
         self._called_since: tuple[object, float] | None = None
         self._decider: SimCoordinator | None = None
@@ -171,6 +172,8 @@ class Watch:
         if run is None:
             return
         state, before = run.state, self._before
+        # A state forgets them when the next round begins.
+        self._finished |= state.finishing.keys()
         if state.world is not None and state.world is not before.world:
             last = before.world if before.epoch == state.epoch else None
             self.rules.completed(last, before.departed, before.kept, state)
@@ -329,7 +332,7 @@ class Watch:
     def _no_symptom(self, state: RendezvousState, world: World) -> None:
         """Check that a failure has not closed the run that a loss had caused (R7)."""
         for agent in self._blamed.get(state.closed_reason, ()):
-            counts = agent.node in world.members and agent.node not in state.finishing
+            counts = agent.node in world.members and agent.node not in self._finished
             require(not counts, "R7", "a symptom of {}'s loss has closed the run", agent.node)
 
     def _no_outsider(self, state: RendezvousState, world: World) -> None:
