@@ -992,7 +992,7 @@ PLANTED = {
     "wall_clocks_compared": Planted("direct", wall_clocks_compared, ("R9",), 1),
     "all_told_early": Planted("coordinated", told_early(object), ("R14",), 1),
     "stale_incarnation_accepted": Planted(
-        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 2
+        "coordinated", stale_incarnation_accepted, ("R8", "R12"), 6
     ),
     "heir_thrown_out": Planted("coordinated", heir_thrown_out, ("R12",), 340),
     "round_number_reused": Planted("coordinated", round_number_reused, ("R1", "R2"), 1),
@@ -1008,7 +1008,7 @@ PLANTED = {
     "lost_reply_written_again": Planted(
         "direct", lost_reply_written_again, ("R1", "R2", "R9", "R10"), 5
     ),
-    "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 58),
+    "timeout_closes_the_run": Planted("coordinated", timeout_closes_the_run, ("R7",), 92),
     "gap_in_the_ranks": Planted("coordinated", gap_in_the_ranks, ("R2",), 1),
     "parked_join_never_woken": Planted("coordinated", parked_join_never_woken, ("R8",), 2),
     "judges_before_it_reads": Planted("coordinated", judges_before_it_reads, ("R9", "R11"), 25),
@@ -1019,7 +1019,7 @@ PLANTED = {
     "any_word_answers_a_probe": Planted("coordinated", any_word_answers_a_probe, ("R7",), 801),
     "late_probe_not_repeated": Planted("coordinated", late_probe_not_repeated, ("R7", "R8"), 890),
     "outsider_ends_the_run": Planted("coordinated", outsider_ends_the_run, ("R7",), 412),
-    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 108),
+    "outsider_ends_a_direct_run": Planted("direct", outsider_ends_a_direct_run, ("R7",), 456),
     "direct_round_without_last_call": Planted("direct", direct_round_without_last_call, ("R4",), 1),
     "direct_last_call_without_end": Planted("direct", direct_last_call_without_end, ("R4",), 1),
     "full_direct_round_waits": Planted("direct", full_direct_round_waits, ("R4",), 2),
@@ -1037,35 +1037,35 @@ PLANTED = {
         "direct", direct_node_without_backend_stays, ("R11",), 7
     ),
     "places_not_kept": Planted("coordinated", places_not_kept, ("R4", "R5"), 2),
-    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 149),
+    "quick_regroup_untold": Planted("coordinated", quick_regroup_untold, ("R8",), 42),
     "reason_kept_over_a_reset": Planted("coordinated", reason_kept_over_a_reset, ("R8",), 40),
     "stragglers_waited_for": Planted("coordinated", stragglers_waited_for, ("R10",), 8),
     "newcomers_kept_out": Planted("coordinated", newcomers_kept_out, ("R7",), 2),
-    "right_settings_refused": Planted("coordinated", right_settings_refused, ("R13",), 3),
-    "others_replaced": Planted("coordinated", others_replaced, ("R12",), 3),
+    "right_settings_refused": Planted("coordinated", right_settings_refused, ("R13",), 1),
+    "others_replaced": Planted("coordinated", others_replaced, ("R12",), 1),
     "no_last_call": Planted("coordinated", no_last_call, ("R4",), 1),
     "full_round_waits": Planted("coordinated", full_round_waits, ("R4",), 1),
-    "others_not_waited_for": Planted("coordinated", others_not_waited_for, ("R4",), 59),
+    "others_not_waited_for": Planted("coordinated", others_not_waited_for, ("R4",), 76),
     "regroup_has_a_last_call": Planted("coordinated", regroup_has_a_last_call, ("R4",), 1),
-    "stragglers_hurried": Planted("coordinated", stragglers_hurried, ("R10",), 5),
+    "stragglers_hurried": Planted("coordinated", stragglers_hurried, ("R10",), 6),
     "newest_first": Planted("coordinated", newest_first, ("R5",), 2),
     "newest_spare_promoted": Planted("coordinated", newest_spare_promoted, ("R6",), 2),
-    "join_given_up_early": Planted("coordinated", join_given_up_early, ("R6",), 5),
-    "join_never_given_up": Planted("coordinated", join_never_given_up, ("R6",), 154),
+    "join_given_up_early": Planted("coordinated", join_given_up_early, ("R6",), 6),
+    "join_never_given_up": Planted("coordinated", join_never_given_up, ("R6",), 93),
     "first_to_finish_closes": Planted("coordinated", first_to_finish_closes, ("R7",), 3),
     "ranks_in_reverse": Planted("coordinated", ranks_in_reverse, ("R3",), 1),
     "newcomers_make_up_the_number": Planted(
-        "coordinated", newcomers_make_up_the_number, ("R4",), 1
+        "coordinated", newcomers_make_up_the_number, ("R4",), 45
     ),
     "direct_newcomers_make_up_the_number": Planted(
-        "direct", newcomers_make_up_the_number, ("R4",), 1
+        "direct", newcomers_make_up_the_number, ("R4",), 6
     ),
     "direct_ranks_in_reverse": Planted("direct", ranks_in_reverse, ("R3",), 1),
-    "surplus_untold": Planted("coordinated", surplus_untold, ("R8",), 24),
-    "newcomers_at_once": Planted("coordinated", newcomers_at_once, ("R8",), 28),
-    "newcomers_never": Planted("coordinated", newcomers_never, ("R8",), 28),
-    "loss_not_named": Planted("coordinated", loss_not_named, ("R8",), 17),
-    "unexpected_error": Planted("coordinated", unexpected_error, ("KeyError",), 42),
+    "surplus_untold": Planted("coordinated", surplus_untold, ("R8",), 132),
+    "newcomers_at_once": Planted("coordinated", newcomers_at_once, ("R8",), 9),
+    "newcomers_never": Planted("coordinated", newcomers_never, ("R8",), 9),
+    "loss_not_named": Planted("coordinated", loss_not_named, ("R8",), 7),
+    "unexpected_error": Planted("coordinated", unexpected_error, ("KeyError",), 26),
     "endless_turns": Planted("coordinated", endless_turns, ("Livelock",), 1),
 }
 # The first seed that finds a message of each kind that an engine lets out.
