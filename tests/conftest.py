@@ -164,6 +164,9 @@ def wait_until(predicate: Callable[[], T], timeout_s: float = 5.0, what: str = "
     return value
 
 
+_ESTABLISHED = "01"
+
+
 def freeze(pid: int) -> None:
     """Stop a process, and return once none of its threads runs any more.
 
@@ -172,6 +175,30 @@ def freeze(pid: int) -> None:
     """
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: set(_thread_states(pid)) == {"T"}, what=f"process {pid} to be stopped")
+
+
+def kill_when_read(pid: int) -> None:
+    """Kill -9 a process that runs, once nothing that came for it is unread.
+
+    The system resets a connection whose reader dies before it has read all, and that looks like a
+    broken network: peers are told of it after a silence only.
+    """
+    if set(_thread_states(pid)) != {"T"}:
+        wait_until(lambda: not _has_unread(pid), what=f"process {pid} to read what came for it")
+    os.kill(pid, signal.SIGKILL)
+
+
+def _has_unread(pid: int) -> bool:
+    """Return whether bytes wait in a TCP socket of a process (`/proc/net/tcp` of proc(5))."""
+    with contextlib.suppress(FileNotFoundError):
+        sockets = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        for name in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+                _, _, _, state, queues, *_, inode = line.split()[:10]
+                waits = not queues.endswith(":" + "0" * 8)
+                if waits and state == _ESTABLISHED and f"socket:[{inode}]" in sockets:
+                    return True
+    return False
 
 
 def _thread_states(pid: int) -> Iterator[str]:

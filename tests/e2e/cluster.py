@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import pytest
 
-from tests.conftest import freeze, wait_until
+from tests.conftest import freeze, kill_when_read, wait_until
 
 AGENT_PROGRAM = Path(__file__).with_name("agent_program.py")
 WORKER_PROGRAM = Path(__file__).with_name("worker_program.py")
@@ -136,8 +136,10 @@ class Program:
         return at_s
 
     def kill(self) -> float:
-        """Kill -9 and collect the process; return when."""
-        at_s = self.send(signal.SIGKILL)
+        """Kill -9 and collect the process, if it has not ended yet; return when."""
+        at_s = time.monotonic()
+        if self.running:
+            kill_when_read(self._process.pid)
         self._process.wait()
         return at_s
 

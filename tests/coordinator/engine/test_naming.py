@@ -93,6 +93,12 @@ def test_a_long_name_is_not_compared() -> None:
     assert nearest("x" * (NAME_CHARACTERS_MAX + 1), ["x" * NAME_CHARACTERS_MAX]) == ""
 
 
+def test_short_names_are_not_crowded_out_by_long_ones_that_begin_like_them() -> None:
+    long = [f"node{number}_3224{number}_0.{number}5d2e8c9" for number in range(20)]
+    wanted = " (did you mean 'node3' or 'node2' or 'node1'?)"
+    assert nearest("node9", [*long, "node1", "node2", "node3"]) == wanted
+
+
 @pytest.mark.parametrize("wrong", ["node-1O42", "nod-1042", "node-10422", "nide-1042", "Node-1042"])
 def test_the_nearest_is_found_among_many(wrong: str) -> None:
     assert "'node-1042'" in nearest(wrong, (f"node-{number}" for number in range(1000, 1100)))
