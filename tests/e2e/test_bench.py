@@ -119,7 +119,8 @@ def test_two_coordinators_on_an_etcd_write_batches_and_leave_nothing(cluster: Cl
         url = f"etcd://{server.get_endpoint()}"
         (row,) = measured(cluster, "join", "--nodes", "200", "--repeat", "1", "--backend", url)
         assert row["backend"] == "etcd (2 coordinators)"
-        assert 0 < row["figures"]["etcd_writes"]["median"] < 50
+        # The busier the machine, the smaller the batches; without any it is a write for each node.
+        assert 0 < row["figures"]["etcd_writes"]["median"] < 100
         assert [pair.key for pair in client.range(b"\0", b"\0").kvs] == [b"/quorate/others"]
 
 
