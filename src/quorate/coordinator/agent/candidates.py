@@ -14,10 +14,11 @@ class Candidates(Generic[T]):
     """Where coordinators may be, the most promising first.
 
     One that did not accept the session, or has fallen silent since, is tried again only after all
-    others, also if it was one of these who named it. It may be frozen, and who stands by may name
-    it until its seat is taken: an agent that waits for that one twice in a row is silent for longer
-    than it may be (R11). One that answers that it stands by may decide next: it goes before those
-    that did not answer at all, once; these may have come to life meanwhile.
+    others. To find out that one is silent takes a third of the time for which an agent may be
+    silent itself (R11), and one that answers that it stands by may decide at any moment: it is
+    asked again after each that is silent, and not after all of them. It may name one that is
+    frozen, until that one's seat is taken: who was the last to be silent is not dialled again
+    before another one, whoever names it.
 
     Args:
         known: What was given, in order; not empty.
@@ -29,7 +30,7 @@ class Candidates(Generic[T]):
     def __init__(self, known: Sequence[T]) -> None:
         self._order = list(known)
         self._silent: set[T] = set()
-        self._preferred: set[T] = set()
+        self._last_silent: T | None = None
         self.current = self._order[0]
 
     def advance(self, named: T | None = None) -> T:
@@ -38,13 +39,14 @@ class Candidates(Generic[T]):
         Args:
             named: The coordinator that decides, as another one has just said.
         """
-        self.current = self._order[0] if named is None else named
+        is_told = named is not None and named != self._last_silent
+        self.current = named if named is not None and is_told else self._order[0]
         return self.current
 
     def accepted(self) -> None:
         """Note that the session was accepted there: this is where it is looked for first."""
         self._silent.discard(self.current)
-        self._preferred.discard(self.current)
+        self._last_silent = None
         self._move(0)
 
     def failed(self, answers: bool = False) -> None:
@@ -53,15 +55,15 @@ class Candidates(Generic[T]):
         Args:
             answers: Whether anything was heard there.
         """
-        is_preferred = answers and self.current not in self._preferred
-        self._silent -= {self.current}
-        self._preferred -= {self.current}
-        if is_preferred:
-            self._preferred.add(self.current)
-        elif not answers:
+        others = [each for each in self._order if each != self.current]
+        if answers:
+            self._silent.discard(self.current)
+            silent = [at for at, each in enumerate(others) if each in self._silent]
+            self._move(silent[1] if len(silent) > 1 else len(others))
+        else:
             self._silent.add(self.current)
-        behind = self._silent if is_preferred else ()
-        self._move(sum(each not in behind for each in self._order if each != self.current))
+            self._last_silent = self.current
+            self._move(len(others))
 
     def _move(self, position: int) -> None:
         # One that was only named is not among those that were given.
