@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -191,19 +192,24 @@ def command(
         logger.info("listening on %s, runs are kept in memory", addresses)
     else:
         path = journal_path(state_directory(state_dir), port)
-        journal = Journal(path)
-        ledger = journal
+        ledger = _open_journal(path)
         logger.info("listening on %s, journal %s", addresses, path)
-        if journal.dropped_bytes:
-            logger.warning(
-                "the last %d bytes of the journal were no whole record, or came after one that was "
-                "not, and were dropped: what was being written when its coordinator was ended",
-                journal.dropped_bytes,
-            )
     if keys.token is None and not tls_client_ca:
         _warn_if_open(listeners)
     companions = {} if page is None else {"companion": _page(page, keys, _tls(tls_files))}
     serve(listeners, ledger, idle_exit_s, seat, closed_kept_s, keys, tls, **companions)
+
+
+def _open_journal(path: Path) -> Journal:
+    """Open a journal, and tell if its end was dropped."""
+    journal = Journal(path)
+    if journal.dropped_bytes:
+        logger.warning(
+            "the last %d bytes of the journal were no whole record, or came after one that was "
+            "not, and were dropped: what was being written when its coordinator was ended",
+            journal.dropped_bytes,
+        )
+    return journal
 
 
 def _require_one_place(
